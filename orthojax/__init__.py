@@ -1,0 +1,12 @@
+"""Orthogonal, Stiefel and low-rank weights as Optax gradient transformations."""
+
+from orthojax import diagnostics, initializers, matrices
+from orthojax.diagnostics import orthogonality_error
+from orthojax.maps import MAPS, cayley, exponential, householder, polar, qr
+from orthojax.matrices import MatrixAxes, label_by_path
+from orthojax.parameterization import Parameterization
+from orthojax.transforms.orthogonal import orthogonal
+from orthojax.transforms.reparameterize import ReparameterizeState, reparameterize
+from orthojax.transforms.riemannian import retract, riemannian_gradient
+
+__version__ = "0.1.0"

@@ -1,0 +1,25 @@
+"""Maps from free parameters to orthonormal matrices, one method a file, and their names."""
+
+from orthojax.maps.cayley import cayley
+from orthojax.maps.exponential import exponential
+from orthojax.maps.householder import householder
+from orthojax.maps.polar import polar
+from orthojax.maps.qr import qr
+from orthojax.parameterization import Parameterization
+
+MAPS = {
+    "cayley": cayley,
+    "exponential": exponential,
+    "householder": householder,
+    "polar": polar,
+    "qr": qr,
+}
+
+
+def by_name(name: str | Parameterization) -> Parameterization:
+    """The `Parameterization` called `name`; one that is given is returned as it is."""
+    if isinstance(name, Parameterization):
+        return name
+    if name not in MAPS:
+        raise ValueError(f"A map is a Parameterization or one of {', '.join(MAPS)}; got {name!r}.")
+    return MAPS[name]()

@@ -1,0 +1,77 @@
+"""Cayley transform: W = B (I - A/2)^{-1} (I + A/2), A skew-symmetric."""
+
+import jax
+import jax.numpy as jnp
+
+from orthojax.linalg import eye_like, matmul, right_divide, skew
+from orthojax.parameterization import Parameterization, around_a_point
+
+
+def cayley_map(a: jax.Array) -> jax.Array:
+    """(I - A/2)^{-1} (I + A/2) of a skew-symmetric `a` [..., n, n], computed as 2 (I - A/2)^{-1} - I.
+
+    Orthogonal for every skew A; reaches all rotations without the eigenvalue -1. The 1/2 makes its derivative at 0 the
+    identity, as for the exponential, so that learning rates carry over between the two. Derivative by two products.
+
+    >>> import jax.numpy as jnp
+    >>> cayley_map(jnp.array([[0., -2.], [2., 0.]]))  # A rotation by 2 atan(2/2), 90 degrees.
+    Array([[ 0., -1.],
+           [ 1.,  0.]], dtype=float32)
+    """
+    eye = jnp.broadcast_to(eye_like(a), a.shape)
+    return 2 * right_divide(eye, eye - a / 2) - eye
+
+
+def _forward(base, theta):
+    inner = matmul(base.mT, theta)
+    n = eye_like(base) - skew(inner) / 2
+    x = 2 * base
+    if base.shape[-2] > base.shape[-1]:
+        normal = theta - matmul(base, inner)
+        n = n + matmul(normal.mT, normal) / 4
+        x = x + normal
+    return right_divide(x, n) - base
+
+
+def _pull_back(base, theta, w, g):
+    z = (eye_like(base) + matmul(base.mT, w)) / 2  # N^{-1}, for B'W = 2 N^{-1} - I: no solve.
+    if base.shape[-2] == base.shape[-1]:
+        r = matmul(matmul((w + base).mT, g), z.mT)
+        return matmul(base, skew(r) / 2)
+    h = matmul(g, z.mT)
+    along = matmul(base.mT, h)
+    r = matmul(w.mT, h) + along
+    s = (r + r.mT) / 4
+    inner = matmul(base.mT, theta)
+    return h - matmul(theta, s) + matmul(base, matmul(inner, s) + skew(r) / 2 - along)
+
+
+def cayley() -> Parameterization:
+    """Cayley transform around a base point B = W: theta [n, p] is a tangent vector in the coordinates of W.
+
+    With K = skew(B'theta) and E = theta - B B'theta,
+
+        W = (E + 2B) N^{-1} - B,    N = I - K/2 + E'E/4,
+
+    which for square B is B (I - K/2)^{-1} (I + K/2), and for tall B the retraction (I - A/2)^{-1} (I + A/2) B with
+    A = T B' - B T', T = theta - B B'theta / 2 (Wen and Yin 2013, doi:10.1007/s10107-012-0584-1, eq. 7 and lemma 4), of
+    which the 2p x 2p system of the Woodbury identity is eliminated to one of p x p. N + N' >= 2I: never singular.
+
+    Range: the Cayley transform misses rotations with the eigenvalue -1 relative to B. The base supplies them, as it
+    does the determinant: start from any orthogonal W, e.g. W = D of signs (Helfrich, Willmott, Ye 2018,
+    arXiv:1707.09520), and rebase. Only the tangent part of theta matters: after a change of base, moments of the inner
+    optimizer are transported by projection.
+
+    Cost of `forward`: square, 1 product and a solve with n right-hand sides; tall, 3 products n p^2, a p x p inverse and
+    one more product. `pull_back` solves nothing, since I + B'W = 2 N^{-1}: 4 products square, 7 tall. Holds two copies of W
+    (base, theta). NaN-free for every theta; float32 orthogonality error about 1e-6 at n = 1024.
+
+    >>> import jax.numpy as jnp, orthojax
+    >>> p = orthojax.cayley()
+    >>> base, theta = p.init(jnp.eye(3)[:, :2])
+    >>> w = p.forward(base, theta + 0.1)
+    >>> bool(jnp.allclose(w.T @ w, jnp.eye(2), atol=1e-6))
+    True
+    """
+
+    return around_a_point(_forward, _pull_back)

@@ -1,0 +1,109 @@
+"""Householder reflections: W = H(v_1) ... H(v_k) B in compact WY form."""
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+
+from orthojax.linalg import at_least_float32, matmul, orthonormalize
+from orthojax.parameterization import Parameterization
+
+
+def _unscaled(v):
+    """`v` with largest entries of 1 in each column: reflections do not depend on the scale, squares may overflow."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(v), axis=-2, keepdims=True))
+    return v / jnp.where(largest > 0, largest, 1)
+
+
+def _wy(v):
+    """S with H(v_1) ... H(v_k) = I - V S^{-1} V': S = striu(V'V) + diag(V'V) / 2, for V'V given."""
+    # Not 0 on the diagonal for v = 0, whose reflection is the identity.
+    diagonal = jnp.diagonal(v, axis1=-2, axis2=-1)[..., None]
+    diagonal = jnp.where(diagonal > 0, diagonal, 1) / 2
+    return jnp.triu(v, 1) + diagonal * jnp.eye(v.shape[-1], dtype=v.dtype)
+
+
+@jax.custom_jvp
+def _gram(v):
+    return matmul(v.mT, v)
+
+
+@_gram.defjvp
+def _(primals, tangents):
+    (v,), (dv,) = primals, tangents
+    half = matmul(
+        v.mT, dv
+    )  # Once, where the product rule has it twice: the transpose saves a product too.
+    return _gram(v), half + half.mT
+
+
+def reflect(v: jax.Array, x: jax.Array | None = None) -> jax.Array:
+    """H(v_1) ... H(v_k) X for columns v_i of `v` [..., n, k], H(v) = I - 2 v v' / v'v, H(0) = I.
+
+    `x` [..., n, p], by default the first k columns of the identity, which saves a product. In compact WY form,
+    I - V S^{-1} V' with S = striu(V'V) + diag(V'V) / 2 (Likhosherstov et al. 2021, arXiv:2004.08675, theorem 1), since
+    `jax.lax.linalg.householder_product` has no derivative: 2 products n k p and a triangular solve k x k.
+
+    >>> import jax.numpy as jnp
+    >>> reflect(jnp.array([[1.], [1.]]))  # The first column of the mirror that swaps two axes, up to sign.
+    Array([[ 0.],
+           [-1.]], dtype=float32)
+    """
+    v = _unscaled(v)
+    s = _wy(_gram(v))
+    if x is None:
+        k = v.shape[-1]
+        eye = jnp.eye(*v.shape[-2:], dtype=v.dtype)
+        return eye - matmul(v, solve_triangular(s, v[..., :k, :].mT))
+    return x - matmul(v, solve_triangular(s, matmul(v.mT, x)))
+
+
+def householder(reflections: int | None = None) -> Parameterization:
+    """A product of k Householder reflections: theta = V [n, k] holds their normals.
+
+        W = H(v_1) ... H(v_k) B,    H(v) = I - 2 v v' / v'v,    1 <= k <= p.
+
+    With k = p (`reflections=None`) base = D [p], column signs +-1, and W = H(v_1) ... H(v_p) I_{n x p} D reaches all of the
+    Stiefel manifold, for square W the component in which it starts. With fewer, base = B [n, p] is orthonormal, chosen
+    so that a fixed random V gives the W at hand, and W moves in a family of k (n - 1) dimensions around it.
+
+    The signs are constants in the base, never in a trained array: PyTorch keeps them on the diagonal of its
+    parameter, where one step of weight decay erases the weights. Decay of V changes nothing, since H(v) does not depend on the scale
+    of v; with elementwise optimizers the scale of V sets the effective learning rate.
+
+    Cost of `forward`: 2 products n p^2 and a triangular solve; with gradient 7 and two solves. Holds one copy of W. `init` is
+    LAPACK's QR: rebase seldom or never, it only rescales V.
+
+    >>> import jax, jax.numpy as jnp, orthojax
+    >>> p = orthojax.householder()
+    >>> w = jnp.eye(4)[:, :2]
+    >>> bool(jnp.allclose(p.forward(*p.init(w)), w))
+    True
+    """
+    if reflections is not None and reflections < 1:
+        raise ValueError(
+            f"`reflections` is the number of Householder reflections, at least 1, got {reflections}."
+        )
+
+    def init(w):
+        w = at_least_float32(w)
+        n, p = w.shape[-2:]
+        if reflections is not None and reflections > p:
+            raise ValueError(
+                f"`reflections` is at most the number of columns, {p} for a {n} x {p} matrix, got {reflections}."
+            )
+        if reflections is None or reflections == p:
+            # LAPACK packs R on and above the diagonal, the reflectors below.
+            packed = jnp.linalg.qr(w, mode="raw")[0].mT
+            v = jnp.tril(packed, -1) + jnp.eye(n, p, dtype=w.dtype)
+            # Not from the diagonal of R: the last reflector of a square matrix is the identity there, not H(e_n).
+            return jnp.where(jnp.sum(reflect(v) * w, axis=-2) < 0, -1, 1).astype(w.dtype), v
+        v = jax.random.normal(jax.random.key(0), (n, reflections), w.dtype)
+        v = jnp.broadcast_to(v / jnp.sqrt(jnp.sum(v * v, axis=0)), (*w.shape[:-2], n, reflections))
+        return reflect(v[..., ::-1], orthonormalize(w)), v
+
+    def forward(base, theta):
+        if theta.shape[-1] == base.shape[-1] and base.ndim == theta.ndim - 1:
+            return reflect(theta) * base[..., None, :]
+        return reflect(theta, base)
+
+    return Parameterization(init, forward)

@@ -1,0 +1,227 @@
+"""Which axes of a parameter are the rows and columns of a matrix, and which parameters are matrices at all.
+
+The view of a leaf is `(*batch, n, p)`, n >= p. Everything behind it sees tall matrices only; what a leaf is (a dense or
+convolution kernel, an attention projection, a stack of layers) is said here, once.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from orthojax.linalg import at_least_float32
+
+
+class MatrixAxes(NamedTuple):
+    """The axes of a leaf that a matrix sums over and those that it yields; every other axis is batch.
+
+    As in `optax.contrib.MuonDimensionNumbers`. Axes may be negative.
+
+    Attributes:
+      reduction: axis or axes of the input, flattened in this order.
+      output: axis or axes of the output, flattened in this order.
+
+    >>> import jax.numpy as jnp
+    >>> MatrixAxes((0, 1, 2), 3).view(jnp.ones((3, 3, 16, 32))).shape  # Convolution, HWIO.
+    (144, 32)
+    >>> MatrixAxes(0, (1, 2)).view(jnp.ones((8, 2, 3))).shape  # Query of attention, (E, H, D): all heads in one matrix.
+    (8, 6)
+    >>> MatrixAxes(0, 2).view(jnp.ones((8, 2, 3))).shape  # The same, one matrix a head.
+    (2, 8, 3)
+    >>> MatrixAxes(-2, -1).view(jnp.ones((12, 16, 64))).shape  # A stack of 12 layers, wide: transposed.
+    (12, 64, 16)
+    """
+
+    reduction: int | Sequence[int] = 0
+    output: int | Sequence[int] = 1
+
+    def _permutation(self, shape):
+        axes = [[a] if isinstance(a, int) else list(a) for a in self]
+        used = [a % len(shape) if -len(shape) <= a < len(shape) else None for a in sum(axes, [])]
+        if None in used or len(set(used)) < len(used) or not all(axes):
+            raise ValueError(
+                f"`MatrixAxes` names at least one reduction and one output axis, each once and within the shape; got {self} for "
+                f"shape {tuple(shape)}."
+            )
+        batch = [a for a in range(len(shape)) if a not in used]
+        return batch + used, len(batch), len(axes[0])
+
+    def batch(self, shape: Sequence[int]) -> list[int]:
+        """The batch axes of a leaf of `shape`."""
+        permutation, batch, _ = self._permutation(shape)
+        return permutation[:batch]
+
+    def view(self, x: jax.Array) -> jax.Array:
+        """`x` as tall matrices `(*batch, n, p)`."""
+        permutation, batch, inputs = self._permutation(x.shape)
+        x = jnp.transpose(x, permutation)
+        rows = math.prod(x.shape[batch : batch + inputs])
+        x = x.reshape(*x.shape[:batch], rows, -1)
+        return x if x.shape[-2] >= x.shape[-1] else x.mT
+
+    def unview(self, matrix: jax.Array, shape: Sequence[int]) -> jax.Array:
+        """Inverse of `view` for a leaf of `shape`."""
+        permutation, batch, inputs = self._permutation(shape)
+        permuted = [shape[a] for a in permutation]
+        if math.prod(permuted[batch : batch + inputs]) < math.prod(permuted[batch + inputs :]):
+            matrix = matrix.mT
+        inverse = sorted(range(len(shape)), key=permutation.__getitem__)
+        return jnp.transpose(matrix.reshape(permuted), inverse)
+
+
+Rules = Sequence[tuple[str, Any]]
+
+# The kernels of Flax, in Linen and NNX.
+_ATTENTION_IN = MatrixAxes(0, (1, 2))  # (E, H, D)
+_ATTENTION_OUT = MatrixAxes((0, 1), 2)  # (H, D, E)
+_FLAX_ATTENTION = (
+    (r"(.*/)?(query|key|value)/kernel", _ATTENTION_IN),
+    (r"(.*/)?out/kernel", _ATTENTION_OUT),
+)
+
+
+def path_name(path: tuple) -> str:
+    """The path of a leaf as "block/dense/kernel", the same for dicts, FrozenDict and `nnx.State`."""
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return name.removesuffix("/value")  # The leaf of an `nnx.Variable`.
+
+
+def first_match(rules: Rules, name: str, leaf: Any) -> Any:
+    """The value of the first rule (regular expression of the whole path, value) that matches the leaf called `name`."""
+    for pattern, value in rules:
+        if re.fullmatch(pattern, name):
+            return value
+    raise ValueError(
+        f"No rule matches parameter {name!r} of shape {tuple(leaf.shape)}; the rules are {[r for r, _ in rules]}. Add one, "
+        'or (".*", ...) as the last.'
+    )
+
+
+def label_by_path(rules: Rules) -> Callable[[Any], Any]:
+    """params -> tree of labels for `optax.partition`: that of the first rule (pattern, label) matching a leaf's path.
+
+    >>> label = label_by_path([(".*kernel", "orthogonal"), (".*", "free")])
+    >>> label({"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}})
+    {'dense': {'bias': 'free', 'kernel': 'orthogonal'}}
+    """
+    return lambda params: jax.tree_util.tree_map_with_path(
+        lambda path, leaf: first_match(rules, path_name(path), leaf), params
+    )
+
+
+def default_axes(name: str, leaf: Any) -> MatrixAxes:
+    """The axes of a Flax kernel by its rank, and of attention kernels by their names."""
+    if leaf.ndim == 2:
+        return MatrixAxes(0, 1)
+    if leaf.ndim in (4, 5):  # Convolutions, HWIO and DHWIO.
+        return MatrixAxes(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+    if leaf.ndim == 3:
+        for pattern, axes in _FLAX_ATTENTION:
+            if re.fullmatch(pattern, name):
+                return axes
+    hint = (
+        "It is a matrix in more than one way: MatrixAxes(-2, -1) for a stack of layers [layers, in, out], "
+        "MatrixAxes((0, 1), 2) for a convolution [width, in, out]."
+        if leaf.ndim > 2
+        else "It is no matrix: keep it out by `optax.partition`, `optax.masked` or the rules of `orthojax.orthogonal`."
+    )
+    raise ValueError(
+        f"Parameter {name!r} of shape {tuple(leaf.shape)} has no default `axes`. {hint}"
+    )
+
+
+def axes_of(name: str, leaf: Any, axes: MatrixAxes | Rules | None) -> MatrixAxes:
+    """What the argument `axes` of a transformation says of one leaf: one for all, rules by path, or the default.
+
+    A rule's value None stands for the default.
+    """
+    if axes is not None and not isinstance(axes, MatrixAxes):
+        axes = first_match(axes, name, leaf)
+    return default_axes(name, leaf) if axes is None else axes
+
+
+class Views(NamedTuple):
+    """The leaves of a params tree as tall matrices: the border of every transformation.
+
+    "Trees" below have the structure of params, with anything in the place of its leaves.
+    """
+
+    treedef: Any
+    axes: tuple[MatrixAxes, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, params: Any, axes: MatrixAxes | Rules | None) -> "Views":
+        """The views of `params`, with `axes` as in `axes_of`."""
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
+        return cls(
+            treedef,
+            tuple(axes_of(path_name(path), leaf, axes) for path, leaf in leaves),
+            tuple(leaf.shape for _, leaf in leaves),
+        )
+
+    def matrices(self, tree: Any) -> Any:
+        """Tree of `(*batch, n, p)`, in at least float32, of a tree of arrays shaped like params."""
+        leaves = self.treedef.flatten_up_to(tree)
+        return self.treedef.unflatten(
+            [
+                a.view(at_least_float32(jnp.asarray(x)))
+                for a, x in zip(self.axes, leaves, strict=True)
+            ]
+        )
+
+    def unview(self, matrices: Any, like: Any) -> Any:
+        """Inverse of `matrices`, in the dtypes of the tree `like`."""
+        columns = map(self.treedef.flatten_up_to, (matrices, like))
+        return self.treedef.unflatten(
+            [
+                a.unview(x, shape).astype(jnp.asarray(y).dtype)
+                for a, shape, x, y in zip(self.axes, self.shapes, *columns, strict=True)
+            ]
+        )
+
+    def moves(self, params: Any, matrices: Any) -> Any:
+        """Tree of the updates that take `params` to `matrices`, in the dtypes of `params`."""
+        # Rounded first: the difference of two neighbours in a low precision is exact in it.
+        return jax.tree.map(lambda new, old: new - old, self.unview(matrices, params), params)
+
+    def map(self, f: Callable[..., Any], *trees: Any) -> tuple[Any, ...] | Any:
+        """Tree of f(*leaves), or a tuple of trees where f returns a tuple, on trees of pytrees that lead with the batch axes.
+
+        Leaves of one matrix shape are computed as one batch: a hundred layers of one shape are one call of f on
+        `(100, n, p)`, and compile as one.
+        """
+        rows = list(zip(*map(self.treedef.flatten_up_to, trees), strict=True))
+        batches = [
+            tuple(shape[i] for i in axes.batch(shape))
+            for axes, shape in zip(self.axes, self.shapes, strict=True)
+        ]
+        groups: dict[Any, list[int]] = {}
+        for i, (row, batch) in enumerate(zip(rows, batches, strict=True)):
+            leaves, structure = jax.tree.flatten(row)
+            key = structure, tuple((x.shape[len(batch) :], x.dtype) for x in leaves)
+            groups.setdefault(key, []).append(i)
+
+        results: list[Any] = [None] * len(rows)
+        for members in groups.values():
+            if len(members) == 1:  # Nothing to stack: a sharded stack of layers stays as it lies.
+                results[members[0]] = f(*rows[members[0]])
+                continue
+            flat = [
+                jax.tree.map(lambda x, b=batches[i]: x.reshape(-1, *x.shape[len(b) :]), rows[i])
+                for i in members
+            ]
+            out = f(*jax.tree.map(lambda *xs: jnp.concatenate(xs), *flat))
+            start = 0
+            for i in members:
+                rows_of_i = slice(start, start + math.prod(batches[i]))
+                results[i] = jax.tree.map(
+                    lambda x, s=rows_of_i, b=batches[i]: x[s].reshape(*b, *x.shape[1:]), out
+                )
+                start = rows_of_i.stop
+        if not results or not isinstance(results[0], tuple):
+            return self.treedef.unflatten(results)
+        return tuple(map(self.treedef.unflatten, zip(*results, strict=True)))

@@ -1,0 +1,1 @@
+"""Optax gradient transformations, one or a close family a file."""
