@@ -1,8 +1,9 @@
 """Numbers to watch, as functions of arrays: nothing here belongs in an optimizer's state.
 
-Kernels are viewed by `axes` (a `MatrixAxes`, default: that of a Flax kernel) as tall matrices `(*batch, n, p)`; the largest
-value over the batch, or the smallest where small is bad, is returned as one float32 or float64 scalar. All are jit-safe. Those that
-need singular values cost an SVD: call them at evaluation time, not in the training step.
+Kernels are viewed by `axes` (a `MatrixAxes`, default: that of a Flax kernel) as tall matrices
+`(*batch, n, p)`; the largest value over the batch, or the smallest where small is bad, is returned
+as one float32 or float64 scalar. All are jit-safe. Those that need singular values cost an SVD:
+call them at evaluation time, not in the training step.
 """
 
 from typing import Any
@@ -45,10 +46,12 @@ def singular_value_range(
 
 
 def isometry_gap(x: jax.Array) -> jax.Array:
-    """log of arithmetic over geometric mean of the eigenvalues of G = X X', X [..., d, n]: -log(det(G)^{1/d} / (tr(G) / d)).
+    """log of arithmetic over geometric mean of the eigenvalues of G = X X', X [..., d, n]:
+    -log(det(G)^{1/d} / (tr(G) / d)).
 
-    Zero if and only if the rows of X are orthogonal and of one length; infinite for a degenerate X. Meterez, Joudaki,
-    Orabona, Immer, Raetsch, Daneshmand 2023, arXiv:2310.02012, definition 2. Shape [...].
+    Zero if and only if the rows of X are orthogonal and of one length; infinite for a degenerate X.
+    Meterez, Joudaki, Orabona, Immer, Raetsch, Daneshmand 2023, arXiv:2310.02012, definition 2.
+    Shape [...].
     """
     x = at_least_float32(x)
     s = jnp.linalg.svd(x, compute_uv=False)[..., : x.shape[-2]]
@@ -58,7 +61,8 @@ def isometry_gap(x: jax.Array) -> jax.Array:
 
 
 def effective_rank(kernel: jax.Array, axes: MatrixAxes | None = None) -> jax.Array:
-    """exp of the entropy of the normalized singular values (Roy and Vetterli 2007): 1 to p, the smallest of a batch."""
+    """exp of the entropy of the normalized singular values (Roy and Vetterli 2007): 1 to p, the
+    smallest of a batch."""
     s = jnp.linalg.svd(_matrix(kernel, axes), compute_uv=False)
     p = s / jnp.sum(s, axis=-1, keepdims=True)
     return jnp.min(jnp.exp(-jnp.sum(jax.scipy.special.xlogy(p, p), axis=-1)))
@@ -73,9 +77,11 @@ def stable_rank(kernel: jax.Array, axes: MatrixAxes | None = None) -> jax.Array:
 def basis_stability(
     before: jax.Array, after: jax.Array, axes: MatrixAxes | None = None
 ) -> jax.Array:
-    """tr((U1 V1')' U2 V2') / p for SVDs U S V' of two states of one kernel: 1 where its basis U V' has not moved.
+    """tr((U1 V1')' U2 V2') / p for SVDs U S V' of two states of one kernel: 1 where its basis U V'
+    has not moved.
 
-    Coquelin et al. 2024, arXiv:2401.08505, sec. 3.1 [the similarity that OIALR rests on]. The smallest of a batch.
+    Coquelin et al. 2024, arXiv:2401.08505, sec. 3.1 [the similarity that OIALR rests on]. The
+    smallest of a batch.
     """
 
     def basis(kernel):
@@ -89,11 +95,13 @@ def basis_stability(
 def log_norms(grads: Any) -> dict[str, jax.Array]:
     """log |G|_F of each leaf by its path, e.g. gradients layer by layer.
 
-    Scaled by the largest entry first, so that gradients of 1e30 or 1e-30, as in deep networks, neither overflow nor vanish.
+    Scaled by the largest entry first, so that gradients of 1e30 or 1e-30, as in deep networks,
+    neither overflow nor vanish.
 
     >>> import jax.numpy as jnp
-    >>> {k: round(float(v), 4) for k, v in log_norms({"a": {"kernel": jnp.full((2, 2), 1e30)}}).items()}
-    {'a/kernel': 69.7707}
+    >>> norms = log_norms({"a": {"kernel": jnp.full((2, 2), 1e30)}})
+    >>> {name: round(float(norm), 3) for name, norm in norms.items()}
+    {'a/kernel': 69.771}
     """
 
     def log_norm(g):

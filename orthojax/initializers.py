@@ -1,7 +1,9 @@
-"""Initializers with the signature of `jax.nn.initializers`, (key, shape, dtype) -> array: what it lacks.
+"""Initializers with the signature of `jax.nn.initializers`, (key, shape, dtype) -> array: what it
+lacks.
 
-There already: `orthogonal`, on the last axis against all others, and `delta_orthogonal` for 3x3-like kernels whose output is
-not narrower than its input. Here: either determinant, any `MatrixAxes`, every width, and starts near the identity.
+There already: `orthogonal`, on the last axis against all others, and `delta_orthogonal` for
+3x3-like kernels whose output is not narrower than its input. Here: either determinant, any
+`MatrixAxes`, every width, and starts near the identity.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +25,11 @@ def _haar(key, shape, dtype):
 def orthogonal(
     scale: float = 1.0, determinant: int | None = None, axes: MatrixAxes | None = None
 ) -> Initializer:
-    """Haar-distributed orthonormal matrices: uniform on the orthogonal group, or on the Stiefel manifold if not square.
+    """Haar-distributed orthonormal matrices: uniform on the orthogonal group, or on the Stiefel
+    manifold if not square.
 
-    Q of a Gaussian matrix with diag(R) > 0 (Mezzadri 2007, arXiv:math-ph/0609050). Semi-orthogonal where the view is not
+    Q of a Gaussian matrix with diag(R) > 0 (Mezzadri 2007, arXiv:math-ph/0609050). Semi-orthogonal
+    where the view is not
     square: W'W = scale^2 I for the tall view, whichever of input and output is longer.
 
     Args:
@@ -50,9 +54,10 @@ def orthogonal(
             n, p = w.shape[-2:]
             if n != p:
                 raise ValueError(
-                    f"`determinant` needs a square matrix; the view of shape {tuple(shape)} is {n} x {p}."
+                    f"`determinant` needs a square matrix; shape {tuple(shape)} is seen as {n} x {p}."
                 )
-            # A flip of one column maps one component on the other and keeps the distribution uniform.
+            # A flip of one column maps one component on the other and keeps the distribution
+            # uniform.
             flip = jnp.where(jnp.linalg.det(w) * determinant < 0, -1, 1).astype(w.dtype)
             w = w.at[..., 0].multiply(flip[..., None])
         return (scale * view.unview(w, shape)).astype(dtype)
@@ -61,11 +66,12 @@ def orthogonal(
 
 
 def delta_orthogonal(scale: float = 1.0) -> Initializer:
-    """Convolution kernels [*window, in, out] that are a Haar matrix at the centre and zero elsewhere.
+    """Convolution kernels [*window, in, out] that are a Haar matrix at the centre and zero
+    elsewhere.
 
-    An isometry of the input (out >= in) or onto the output (out < in) for stride 1 and circular or zero padding: Xiao,
-    Bahri, Sohl-Dickstein, Schoenholz, Pennington 2018, arXiv:1806.05393, algorithm 1. Windows of odd length have a centre; even ones
-    use the tap right of it.
+    An isometry of the input (out >= in) or onto the output (out < in) for stride 1 and circular or
+    zero padding: Xiao, Bahri, Sohl-Dickstein, Schoenholz, Pennington 2018, arXiv:1806.05393,
+    algorithm 1. Windows of odd length have a centre; even ones use the tap right of it.
     """
 
     def init(key, shape: Sequence[int], dtype: Any = jnp.float32):
@@ -81,10 +87,11 @@ def delta_orthogonal(scale: float = 1.0) -> Initializer:
 
 
 def near_identity(scale: float = 0.0) -> Initializer:
-    """exp(A) restricted to the shape [..., n, p]: the identity (or its first columns or rows) turned by Gaussian skew A.
+    """exp(A) restricted to the shape [..., n, p]: the identity (or its first columns or rows)
+    turned by Gaussian skew A.
 
-    A has entries of standard deviation scale / sqrt(n), a spectral norm of about 2 scale for large n; `scale=0` is the
-    identity.
+    A has entries of standard deviation scale / sqrt(n), a spectral norm of about 2 scale for large
+    n; `scale=0` is the identity.
     """
     from orthojax.maps.exponential import expm
 

@@ -1,7 +1,7 @@
 """Primitives shared by all maps, on real matrices `(*batch, n, p)`, n >= p, float32 or float64.
 
-Products run at `Precision.HIGHEST`: orthogonality is lost at the precision of the products, and a TPU multiplies in
-bfloat16 unless told otherwise.
+Products run at `Precision.HIGHEST`: orthogonality is lost at the precision of the products, and a
+TPU multiplies in bfloat16 unless told otherwise.
 """
 
 import functools
@@ -16,10 +16,12 @@ matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-    """`x` in its own precision, or in float32 if that is lower: bfloat16 has no solve, QR, SVD or Cholesky."""
+    """`x` in its own precision, or in float32 if that is lower: bfloat16 has no solve, QR, SVD or
+    Cholesky."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
-            f"Orthogonal maps are real: they need a floating-point kernel, got {x.dtype} of shape {x.shape}."
+            "Orthogonal maps are real: they need a floating-point kernel, "
+            f"got {x.dtype} of shape {x.shape}."
         )
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
@@ -45,19 +47,22 @@ def skew(x: jax.Array) -> jax.Array:
 
 
 def tangent(base: jax.Array, x: jax.Array) -> jax.Array:
-    """X - B sym(B'X): the projection of `x` on the tangent space of the Stiefel manifold at `base`, both [..., n, p].
+    """X - B sym(B'X): the projection of `x` on the tangent space of the Stiefel manifold at `base`,
+    both [..., n, p].
 
-    Self-adjoint, and the Riemannian gradient in the Euclidean metric (Edelman, Arias, Smith 1998, arXiv:physics/9806030,
-    eq. 2.4 and 2.53). Cost: 2 products n p^2.
+    Self-adjoint, and the Riemannian gradient in the Euclidean metric (Edelman, Arias, Smith 1998,
+    arXiv:physics/9806030, eq. 2.4 and 2.53). Cost: 2 products n p^2.
     """
     return x - matmul(base, sym(matmul(base.mT, x)))
 
 
 @custom_vmap
 def _largest_of_batch(x: jax.Array) -> jax.Array:
-    """The identity; under `vmap` the maximum over the mapped axis, the same for all and so not batched.
+    """The identity; under `vmap` the maximum over the mapped axis, the same for all and so not
+    batched.
 
-    A `lax.cond` or `while_loop` on it stays one branch under `vmap`, where a batched predicate would run both.
+    A `lax.cond` or `while_loop` on it stays one branch under `vmap`, where a batched predicate
+    would run both.
     """
     return x
 
@@ -106,10 +111,12 @@ def _cholesky_r(x):
 def qr_positive(
     x: jax.Array, method: Literal["householder", "cholesky"] = "householder"
 ) -> jax.Array:
-    """Q of the thin decomposition X = Q R with diag(R) > 0, unique for `x` [..., n, p] of full rank.
+    """Q of the thin decomposition X = Q R with diag(R) > 0, unique for `x` [..., n, p] of full
+    rank.
 
-    `method="cholesky"` is CholeskyQR2 (Yamamoto et al. 2015, doi:10.1553/etna_vol44s306): two products and two triangular
-    solves, accurate while cond(X)^2 < 1/eps, NaN beyond. The derivative needs R = Q'X only, no second factorization.
+    `method="cholesky"` is CholeskyQR2 (Yamamoto et al. 2015, doi:10.1553/etna_vol44s306): two
+    products and two triangular solves, accurate while cond(X)^2 < 1/eps, NaN beyond. The derivative
+    needs R = Q'X only, no second factorization.
     """
     return _qr_positive(x, method)
 
@@ -142,9 +149,9 @@ def _solve_right_triangular(x, r):
     return solve_triangular(r, x.mT, trans=1).mT
 
 
-# Quintic steps a X + b X(X'X) + c X(X'X)^2 that bring singular values from [1e-3, 1] to 1 as fast as any of their length
-# do: Amsel, Persson, Musco, Gower 2025, arXiv:2505.16932 (Polar Express). The last one is Newton-Schulz, cubic at 1, and
-# repeated as long as needed.
+# Quintic steps a X + b X(X'X) + c X(X'X)^2 that bring singular values from [1e-3, 1] to 1 as fast
+# as any of their length do: Amsel, Persson, Musco, Gower 2025, arXiv:2505.16932 (Polar Express).
+# The last one is Newton-Schulz, cubic at 1, and repeated as long as needed.
 _POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -169,7 +176,8 @@ def _approach(x):
         frobenius(gram)
     )  # At least the largest singular value, and at most p^(1/4) times it.
     scale = jnp.where(scale > 0, scale, 1)[..., None, None]
-    # A singular value of zero would stay there: a kernel of zeros, or of rank less than p, gets some direction.
+    # A singular value of zero would stay there: a kernel of zeros, or of rank less than p, gets
+    # some direction.
     noise = jax.random.normal(jax.random.key(0), x.shape[-2:], x.dtype) / x.shape[-2] ** 0.5
     x = x / scale + 8 * jnp.finfo(x.dtype).eps * noise
     schedule = jnp.asarray(_POLAR_EXPRESS, x.dtype)
@@ -193,9 +201,10 @@ def _approach(x):
 def orthonormalize(x: jax.Array) -> jax.Array:
     """The orthonormal matrix nearest to `x` [..., n, p], U V' of its SVD U S V', by products alone.
 
-    Near the manifold (|X'X - I|_F < 0.3) Newton-Schulz, X (3 I - X'X) / 2, which squares the error: 2 products n p^2 for a
-    matrix that has drifted by rounding. From farther away Polar Express steps before, at most 80. Where X has less than
-    full rank the nearest matrix is not unique and one of them comes out. No derivative is meant to be taken: see `polar`.
+    Near the manifold (|X'X - I|_F < 0.3) Newton-Schulz, X (3 I - X'X) / 2, which squares the error:
+    2 products n p^2 for a matrix that has drifted by rounding. From farther away Polar Express
+    steps before, at most 80. Where X has less than full rank the nearest matrix is not unique and
+    one of them comes out. No derivative is meant to be taken: see `polar`.
     """
     eps = jnp.finfo(x.dtype).eps
     gram = matmul(x.mT, x)
@@ -205,7 +214,8 @@ def orthonormalize(x: jax.Array) -> jax.Array:
     def step(carry):
         x, gram, _ = carry
         x = matmul(x, 1.5 * eye_like(x) - gram / 2)
-        # The error after a step is 3/4 of its square: where that is below rounding, it is not measured.
+        # The error after a step is 3/4 of its square: where that is below rounding, it is not
+        # measured.
         error = largest(_defect(gram)) ** 2
         gram = jax.lax.cond(error > eps, lambda x: matmul(x.mT, x), lambda _: gram, x)
         return x, gram, error
@@ -217,9 +227,10 @@ def orthonormalize(x: jax.Array) -> jax.Array:
 def polar(x: jax.Array) -> jax.Array:
     """`orthonormalize` with its derivative, for `x` of full rank.
 
-    With X = W P, P symmetric: dW = W Omega + (I - W W') dX P^{-1}, where Omega is the skew solution of
-    P Omega + Omega P = W'dX - dX'W, found in the eigenvectors of P, i.e. divided by sigma_i + sigma_j. The derivative of
-    an SVD divides by sigma_i - sigma_j instead and is NaN for every orthonormal X.
+    With X = W P, P symmetric: dW = W Omega + (I - W W') dX P^{-1}, where Omega is the skew solution
+    of P Omega + Omega P = W'dX - dX'W, found in the eigenvectors of P, i.e. divided by sigma_i +
+    sigma_j. The derivative of an SVD divides by sigma_i - sigma_j instead and is NaN for every
+    orthonormal X.
     """
     return orthonormalize(x)
 

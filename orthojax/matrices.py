@@ -1,7 +1,9 @@
-"""Which axes of a parameter are the rows and columns of a matrix, and which parameters are matrices at all.
+"""Which axes of a parameter are the rows and columns of a matrix, and which parameters are matrices
+at all.
 
-The view of a leaf is `(*batch, n, p)`, n >= p. Everything behind it sees tall matrices only; what a leaf is (a dense or
-convolution kernel, an attention projection, a stack of layers) is said here, once.
+The view of a leaf is `(*batch, n, p)`, n >= p. Everything behind it sees tall matrices only; what a
+leaf is (a dense or convolution kernel, an attention projection, a stack of layers) is said here,
+once.
 """
 
 import math
@@ -16,7 +18,8 @@ from orthojax.linalg import at_least_float32
 
 
 class MatrixAxes(NamedTuple):
-    """The axes of a leaf that a matrix sums over and those that it yields; every other axis is batch.
+    """The axes of a leaf that a matrix sums over and those that it yields; every other axis is
+    batch.
 
     As in `optax.contrib.MuonDimensionNumbers`. Axes may be negative.
 
@@ -27,11 +30,11 @@ class MatrixAxes(NamedTuple):
     >>> import jax.numpy as jnp
     >>> MatrixAxes((0, 1, 2), 3).view(jnp.ones((3, 3, 16, 32))).shape  # Convolution, HWIO.
     (144, 32)
-    >>> MatrixAxes(0, (1, 2)).view(jnp.ones((8, 2, 3))).shape  # Query of attention, (E, H, D): all heads in one matrix.
+    >>> MatrixAxes(0, (1, 2)).view(jnp.ones((8, 2, 3))).shape  # Query (E, H, D), all heads.
     (8, 6)
     >>> MatrixAxes(0, 2).view(jnp.ones((8, 2, 3))).shape  # The same, one matrix a head.
     (2, 8, 3)
-    >>> MatrixAxes(-2, -1).view(jnp.ones((12, 16, 64))).shape  # A stack of 12 layers, wide: transposed.
+    >>> MatrixAxes(-2, -1).view(jnp.ones((12, 16, 64))).shape  # A stack, wide: transposed.
     (12, 64, 16)
     """
 
@@ -40,13 +43,14 @@ class MatrixAxes(NamedTuple):
 
     def _permutation(self, shape):
         axes = [[a] if isinstance(a, int) else list(a) for a in self]
-        used = [a % len(shape) if -len(shape) <= a < len(shape) else None for a in sum(axes, [])]
-        if None in used or len(set(used)) < len(used) or not all(axes):
+        ndim = len(shape)
+        used = [a + ndim if a < 0 else a for a in axes[0] + axes[1]]
+        if len(set(used)) < len(used) or not set(used) <= set(range(ndim)) or not all(axes):
             raise ValueError(
-                f"`MatrixAxes` names at least one reduction and one output axis, each once and within the shape; got {self} for "
-                f"shape {tuple(shape)}."
+                "`MatrixAxes` names at least one reduction and one output axis, each once and "
+                f"within the shape; got {self} for shape {tuple(shape)}."
             )
-        batch = [a for a in range(len(shape)) if a not in used]
+        batch = [a for a in range(ndim) if a not in used]
         return batch + used, len(batch), len(axes[0])
 
     def batch(self, shape: Sequence[int]) -> list[int]:
@@ -84,24 +88,27 @@ _FLAX_ATTENTION = (
 
 
 def path_name(path: tuple) -> str:
-    """The path of a leaf as "block/dense/kernel", the same for dicts, FrozenDict and `nnx.State`."""
+    """The path of a leaf as "block/dense/kernel", the same for dicts, FrozenDict and
+    `nnx.State`."""
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     return name.removesuffix("/value")  # The leaf of an `nnx.Variable`.
 
 
 def first_match(rules: Rules, name: str, leaf: Any) -> Any:
-    """The value of the first rule (regular expression of the whole path, value) that matches the leaf called `name`."""
+    """The value of the first rule (regular expression of the whole path, value) that matches the
+    leaf called `name`."""
     for pattern, value in rules:
         if re.fullmatch(pattern, name):
             return value
     raise ValueError(
-        f"No rule matches parameter {name!r} of shape {tuple(leaf.shape)}; the rules are {[r for r, _ in rules]}. Add one, "
-        'or (".*", ...) as the last.'
+        f"No rule matches parameter {name!r} of shape {tuple(leaf.shape)}; the rules are "
+        f'{[pattern for pattern, _ in rules]}. Add one, or (".*", ...) as the last.'
     )
 
 
 def label_by_path(rules: Rules) -> Callable[[Any], Any]:
-    """params -> tree of labels for `optax.partition`: that of the first rule (pattern, label) matching a leaf's path.
+    """params -> tree of labels for `optax.partition`: that of the first rule (pattern, label)
+    matching a leaf's path.
 
     >>> label = label_by_path([(".*kernel", "orthogonal"), (".*", "free")])
     >>> label({"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}})
@@ -123,10 +130,11 @@ def default_axes(name: str, leaf: Any) -> MatrixAxes:
             if re.fullmatch(pattern, name):
                 return axes
     hint = (
-        "It is a matrix in more than one way: MatrixAxes(-2, -1) for a stack of layers [layers, in, out], "
+        "Say which it is: MatrixAxes(-2, -1) for a stack of layers [layers, in, out], "
         "MatrixAxes((0, 1), 2) for a convolution [width, in, out]."
         if leaf.ndim > 2
-        else "It is no matrix: keep it out by `optax.partition`, `optax.masked` or the rules of `orthojax.orthogonal`."
+        else "It is no matrix: keep it out by `optax.partition`, `optax.masked` or the rules of "
+        "`orthojax.orthogonal`."
     )
     raise ValueError(
         f"Parameter {name!r} of shape {tuple(leaf.shape)} has no default `axes`. {hint}"
@@ -134,7 +142,8 @@ def default_axes(name: str, leaf: Any) -> MatrixAxes:
 
 
 def axes_of(name: str, leaf: Any, axes: MatrixAxes | Rules | None) -> MatrixAxes:
-    """What the argument `axes` of a transformation says of one leaf: one for all, rules by path, or the default.
+    """What the argument `axes` of a transformation says of one leaf: one for all, rules by path, or
+    the default.
 
     A rule's value None stands for the default.
     """
@@ -189,10 +198,11 @@ class Views(NamedTuple):
         return jax.tree.map(lambda new, old: new - old, self.unview(matrices, params), params)
 
     def map(self, f: Callable[..., Any], *trees: Any) -> tuple[Any, ...] | Any:
-        """Tree of f(*leaves), or a tuple of trees where f returns a tuple, on trees of pytrees that lead with the batch axes.
+        """Tree of f(*leaves), or a tuple of trees where f returns a tuple, on trees of pytrees that
+        lead with the batch axes.
 
-        Leaves of one matrix shape are computed as one batch: a hundred layers of one shape are one call of f on
-        `(100, n, p)`, and compile as one.
+        Leaves of one matrix shape are computed as one batch: a hundred layers of one shape are one
+        call of f on `(100, n, p)`, and compile as one.
         """
         rows = list(zip(*map(self.treedef.flatten_up_to, trees), strict=True))
         batches = [

@@ -12,17 +12,19 @@ from orthojax.linalg import at_least_float32, orthonormalize
 class Parameterization(NamedTuple):
     """Free parameters theta for matrices W, around constants base.
 
-    All functions take and return arrays `(*batch, n, p)`, n >= p, of float32 or float64; `base` and `theta` are pytrees
-    whose arrays lead with the same batch axes. `forward(*init(W)) == W` for every W in the image of `forward`; any
-    other W is moved there. Two functions are enough to write one's own; the other fields only save time.
+    All functions take and return arrays `(*batch, n, p)`, n >= p, of float32 or float64; `base` and
+    `theta` are pytrees whose arrays lead with the same batch axes. `forward(*init(W)) == W` for
+    every W in the image of `forward`; any other W is moved there. Two functions are enough to write
+    one's own; the other fields only save time.
 
     Attributes:
       init: W -> (base, theta). Applied to the current W it changes the base.
       forward: (base, theta) -> W. `base` is held fixed, `theta` is trained. Differentiable.
-      pull_back: (base, theta, W, dL/dW) -> dL/dtheta, where W = forward(base, theta) at hand makes it cheaper than the VJP
-        of `forward`; None for the latter.
-      is_retraction: base is W itself, theta = 0 stands for it, and the derivative of `forward(base, .)` at 0 is the
-        identity on tangent vectors (Absil, Mahony, Sepulchre 2008, Optimization Algorithms on Matrix Manifolds, def. 4.1.1).
+      pull_back: (base, theta, W, dL/dW) -> dL/dtheta, where W = forward(base, theta) at hand makes
+        it cheaper than the VJP of `forward`; None for the latter.
+      is_retraction: base is W itself, theta = 0 stands for it, and the derivative of `forward(base,
+        .)` at 0 is the identity on tangent vectors (Absil, Mahony, Sepulchre 2008, Optimization
+        Algorithms on Matrix Manifolds, def. 4.1.1).
     """
 
     init: Callable[[jax.Array], tuple[Any, Any]]
@@ -32,7 +34,8 @@ class Parameterization(NamedTuple):
 
 
 def around_a_point(forward, pull_back=None) -> Parameterization:
-    """A `Parameterization` by a retraction: base = W, or the nearest orthonormal matrix, and theta = 0."""
+    """A `Parameterization` by a retraction: base = W, or the nearest orthonormal matrix, and theta
+    = 0."""
 
     def init(w):
         base = orthonormalize(at_least_float32(w))

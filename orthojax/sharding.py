@@ -11,13 +11,14 @@ def _sharding(x):
 def on_auto_axes(f, *args, like=None):
     """f(*args) where the compiler chooses the placement inside, also under an Explicit mesh.
 
-    There a product, reshape, QR or solve of a sharded array is an error unless its result's sharding is spelt out. On Auto
-    meshes and single devices this is f(*args).
+    There a product, reshape, QR or solve of a sharded array is an error unless its result's
+    sharding is spelt out. On Auto meshes and single devices this is f(*args).
 
     Args:
       f: arrays to arrays.
       *args: its arguments, pytrees of arrays.
-      like: arrays, a tree or a prefix of the tree that f returns, whose shardings the results get; None: replicated.
+      like: arrays, a tree or a prefix of the tree that f returns, whose shardings the results get;
+        None: replicated.
     """
     meshes = [_sharding(x).mesh for x in jax.tree.leaves(args)]
     mesh = next((m for m in meshes if AxisType.Explicit in m.axis_types), None)

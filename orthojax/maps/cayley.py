@@ -8,10 +8,12 @@ from orthojax.parameterization import Parameterization, around_a_point
 
 
 def cayley_map(a: jax.Array) -> jax.Array:
-    """(I - A/2)^{-1} (I + A/2) of a skew-symmetric `a` [..., n, n], computed as 2 (I - A/2)^{-1} - I.
+    """(I - A/2)^{-1} (I + A/2) of a skew-symmetric `a` [..., n, n], computed as 2 (I - A/2)^{-1} -
+    I.
 
-    Orthogonal for every skew A; reaches all rotations without the eigenvalue -1. The 1/2 makes its derivative at 0 the
-    identity, as for the exponential, so that learning rates carry over between the two. Derivative by two products.
+    Orthogonal for every skew A; reaches all rotations without the eigenvalue -1. The 1/2 makes its
+    derivative at 0 the identity, as for the exponential, so that learning rates carry over between
+    the two. Derivative by two products.
 
     >>> import jax.numpy as jnp
     >>> cayley_map(jnp.array([[0., -2.], [2., 0.]]))  # A rotation by 2 atan(2/2), 90 degrees.
@@ -47,24 +49,27 @@ def _pull_back(base, theta, w, g):
 
 
 def cayley() -> Parameterization:
-    """Cayley transform around a base point B = W: theta [n, p] is a tangent vector in the coordinates of W.
+    """Cayley transform around a base point B = W: theta [n, p] is a tangent vector in the
+    coordinates of W.
 
     With K = skew(B'theta) and E = theta - B B'theta,
 
         W = (E + 2B) N^{-1} - B,    N = I - K/2 + E'E/4,
 
-    which for square B is B (I - K/2)^{-1} (I + K/2), and for tall B the retraction (I - A/2)^{-1} (I + A/2) B with
-    A = T B' - B T', T = theta - B B'theta / 2 (Wen and Yin 2013, doi:10.1007/s10107-012-0584-1, eq. 7 and lemma 4), of
-    which the 2p x 2p system of the Woodbury identity is eliminated to one of p x p. N + N' >= 2I: never singular.
+    which for square B is B (I - K/2)^{-1} (I + K/2), and for tall B the retraction (I - A/2)^{-1}
+    (I + A/2) B with A = T B' - B T', T = theta - B B'theta / 2 (Wen and Yin 2013,
+    doi:10.1007/s10107-012-0584-1, eq. 7 and lemma 4), of which the 2p x 2p system of the Woodbury
+    identity is eliminated to one of p x p. N + N' >= 2I: never singular.
 
-    Range: the Cayley transform misses rotations with the eigenvalue -1 relative to B. The base supplies them, as it
-    does the determinant: start from any orthogonal W, e.g. W = D of signs (Helfrich, Willmott, Ye 2018,
-    arXiv:1707.09520), and rebase. Only the tangent part of theta matters: after a change of base, moments of the inner
-    optimizer are transported by projection.
+    Range: the Cayley transform misses rotations with the eigenvalue -1 relative to B. The base
+    supplies them, as it does the determinant: start from any orthogonal W, e.g. W = D of signs
+    (Helfrich, Willmott, Ye 2018, arXiv:1707.09520), and rebase. Only the tangent part of theta
+    matters: after a change of base, moments of the inner optimizer are transported by projection.
 
-    Cost of `forward`: square, 1 product and a solve with n right-hand sides; tall, 3 products n p^2, a p x p inverse and
-    one more product. `pull_back` solves nothing, since I + B'W = 2 N^{-1}: 4 products square, 7 tall. Holds two copies of W
-    (base, theta). NaN-free for every theta; float32 orthogonality error about 1e-6 at n = 1024.
+    Cost of `forward`: square, 1 product and a solve with n right-hand sides; tall, 3 products n
+    p^2, a p x p inverse and one more product. `pull_back` solves nothing, since I + B'W = 2 N^{-1}:
+    4 products square, 7 tall. Holds two copies of W (base, theta). NaN-free for every theta;
+    float32 orthogonality error about 1e-6 at n = 1024.
 
     >>> import jax.numpy as jnp, orthojax
     >>> p = orthojax.cayley()

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from orthojax.linalg import eye_like, frobenius, largest, matmul, skew
 from orthojax.parameterization import Parameterization, around_a_point
 
-# exp to degree 18 by 5 products, with coefficients of (I, A, A^2, A^3, A^6): Bader, Blanes, Casas 2019,
-# doi:10.3390/math7121174, sec. 3. A test expands them to 1/k!.
+# exp to degree 18 by 5 products, with coefficients of (I, A, A^2, A^3, A^6): Bader, Blanes, Casas
+# 2019, doi:10.3390/math7121174, sec. 3. A test expands them to 1/k!.
 _T18 = (
     (0, -1.00365581030144618291e-01, -8.02924648241156932449e-03, -8.92138498045729985177e-04, 0),
     (
@@ -52,15 +52,16 @@ def _times_power_of_two(x, k):
 def expm(a: jax.Array) -> jax.Array:
     """exp(A) of `a` [..., n, n] that is skew-symmetric, or similar to a skew-symmetric matrix.
 
-    Scaling and squaring of the Taylor polynomial of degree 18: 5 products, and one more for each doubling of the norm
-    beyond 3.75 (float32) or 1.25 (float64). The norm is bounded by |A^6|_F^{1/6}, which costs no further product and is at
-    most n^{1/12} times too large where the 1-norm is sqrt(n) times. Any number of matrices is one batch, also under
-    `vmap`: it squares as often as its largest norm asks, and leaves the others as they are. Norms above 3 * 2^12 give NaN
-    rather than a wrong rotation. Both derivative modes, of any order; value and gradient together cost three times
-    the value.
+    Scaling and squaring of the Taylor polynomial of degree 18: 5 products, and one more for each
+    doubling of the norm beyond 3.75 (float32) or 1.25 (float64). The norm is bounded by
+    |A^6|_F^{1/6}, which costs no further product and is at most n^{1/12} times too large where the
+    1-norm is sqrt(n) times. Any number of matrices is one batch, also under `vmap`: it squares as
+    often as its largest norm asks, and leaves the others as they are. Norms above 3 * 2^12 give NaN
+    rather than a wrong rotation. Both derivative modes, of any order; value and gradient together
+    cost three times the value.
 
-    `jax.scipy.linalg.expm` takes too few squarings for norms in (3.93, 7.85) * 2^k and is wrong there by up to 4e-3, with a
-    result that still looks orthogonal.
+    `jax.scipy.linalg.expm` takes too few squarings for norms in (3.93, 7.85) * 2^k and is wrong
+    there by up to 4e-3, with a result that still looks orthogonal.
 
     >>> import jax.numpy as jnp
     >>> jnp.round(expm(jnp.array([[0., -jnp.pi], [jnp.pi, 0.]])), 5)  # A half turn.
@@ -103,8 +104,9 @@ def _forward(base, theta):
     if n < 2 * p:
         t = theta - matmul(base, inner) / 2
         return matmul(expm(2 * skew(matmul(t, base.mT))), base)
-    # A maps B X + E Y to B (K X - E'E Y) + E X: on the coefficients (X, Y) it is a 2p x 2p matrix, similar to a
-    # skew-symmetric one, without the QR decomposition of E. Scaling E balances its blocks and changes nothing else.
+    # A maps B X + E Y to B (K X - E'E Y) + E X: on the coefficients (X, Y) it is a 2p x 2p matrix,
+    # similar to a skew-symmetric one, without the QR decomposition of E. Scaling E balances its
+    # blocks and changes nothing else.
     normal = theta - matmul(base, inner)
     gram = matmul(normal.mT, normal)
     scale = jax.lax.stop_gradient(jnp.sqrt(frobenius(gram)))[..., None, None]
@@ -122,21 +124,23 @@ def _forward(base, theta):
 
 
 def exponential() -> Parameterization:
-    """Matrix exponential around a base point B = W: theta [n, p] is a tangent vector in the coordinates of W.
+    """Matrix exponential around a base point B = W: theta [n, p] is a tangent vector in the
+    coordinates of W.
 
         W = exp(A) B,    A = T B' - B T',  T = theta - B B'theta / 2,
 
-    for square B the same as B exp(skew(B'theta)): the geodesics of the orthogonal group, and for tall B those of the
-    canonical metric (Edelman, Arias, Smith 1998, arXiv:physics/9806030, eq. 2.41). For n >= 2p through the exponential of a
-    2p x 2p matrix, never of n x n.
+    for square B the same as B exp(skew(B'theta)): the geodesics of the orthogonal group, and for
+    tall B those of the canonical metric (Edelman, Arias, Smith 1998, arXiv:physics/9806030, eq.
+    2.41). For n >= 2p through the exponential of a 2p x 2p matrix, never of n x n.
 
-    Range: the whole component of B, in square shape all rotations relative to B; every rotation by angles below pi once.
-    Far out (an angle difference of 2 pi) the derivative is singular: rebase (Lezcano-Casado 2019, arXiv:1909.09501). Only the
-    tangent part of theta matters: after a change of base, moments of the inner optimizer are transported by projection.
+    Range: the whole component of B, in square shape all rotations relative to B; every rotation by
+    angles below pi once. Far out (an angle difference of 2 pi) the derivative is singular: rebase
+    (Lezcano-Casado 2019, arXiv:1909.09501). Only the tangent part of theta matters: after a change
+    of base, moments of the inner optimizer are transported by projection.
 
-    Cost of `forward`: square, 2 products and those of `expm` (5 for norms up to 3.75 in float32, 1.25 in float64, one more
-    each doubling); tall, 5 products n p^2 and `expm` of 2p x 2p. With `rebase_every=1` no derivative of `expm` is taken.
-    Holds two copies of W (base, theta).
+    Cost of `forward`: square, 2 products and those of `expm` (5 for norms up to 3.75 in float32,
+    1.25 in float64, one more each doubling); tall, 5 products n p^2 and `expm` of 2p x 2p. With
+    `rebase_every=1` no derivative of `expm` is taken. Holds two copies of W (base, theta).
 
     >>> import jax.numpy as jnp, orthojax
     >>> p = orthojax.exponential()

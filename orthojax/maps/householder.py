@@ -9,7 +9,8 @@ from orthojax.parameterization import Parameterization
 
 
 def _unscaled(v):
-    """`v` with largest entries of 1 in each column: reflections do not depend on the scale, squares may overflow."""
+    """`v` with largest entries of 1 in each column: reflections do not depend on the scale, squares
+    may overflow."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(v), axis=-2, keepdims=True))
     return v / jnp.where(largest > 0, largest, 1)
 
@@ -39,12 +40,13 @@ def _(primals, tangents):
 def reflect(v: jax.Array, x: jax.Array | None = None) -> jax.Array:
     """H(v_1) ... H(v_k) X for columns v_i of `v` [..., n, k], H(v) = I - 2 v v' / v'v, H(0) = I.
 
-    `x` [..., n, p], by default the first k columns of the identity, which saves a product. In compact WY form,
-    I - V S^{-1} V' with S = striu(V'V) + diag(V'V) / 2 (Likhosherstov et al. 2021, arXiv:2004.08675, theorem 1), since
-    `jax.lax.linalg.householder_product` has no derivative: 2 products n k p and a triangular solve k x k.
+    `x` [..., n, p], by default the first k columns of the identity, which saves a product. In
+    compact WY form, I - V S^{-1} V' with S = striu(V'V) + diag(V'V) / 2 (Likhosherstov et al. 2021,
+    arXiv:2004.08675, theorem 1), since `jax.lax.linalg.householder_product` has no derivative: 2
+    products n k p and a triangular solve k x k.
 
     >>> import jax.numpy as jnp
-    >>> reflect(jnp.array([[1.], [1.]]))  # The first column of the mirror that swaps two axes, up to sign.
+    >>> reflect(jnp.array([[1.], [1.]]))  # e_1 in the mirror normal to (1, 1).
     Array([[ 0.],
            [-1.]], dtype=float32)
     """
@@ -62,16 +64,18 @@ def householder(reflections: int | None = None) -> Parameterization:
 
         W = H(v_1) ... H(v_k) B,    H(v) = I - 2 v v' / v'v,    1 <= k <= p.
 
-    With k = p (`reflections=None`) base = D [p], column signs +-1, and W = H(v_1) ... H(v_p) I_{n x p} D reaches all of the
-    Stiefel manifold, for square W the component in which it starts. With fewer, base = B [n, p] is orthonormal, chosen
-    so that a fixed random V gives the W at hand, and W moves in a family of k (n - 1) dimensions around it.
+    With k = p (`reflections=None`) base = D [p], column signs +-1, and W = H(v_1) ... H(v_p) I_{n x
+    p} D reaches all of the Stiefel manifold, for square W the component in which it starts. With
+    fewer, base = B [n, p] is orthonormal, chosen so that a fixed random V gives the W at hand, and
+    W moves in a family of k (n - 1) dimensions around it.
 
-    The signs are constants in the base, never in a trained array: PyTorch keeps them on the diagonal of its
-    parameter, where one step of weight decay erases the weights. Decay of V changes nothing, since H(v) does not depend on the scale
-    of v; with elementwise optimizers the scale of V sets the effective learning rate.
+    The signs are constants in the base, never in a trained array: PyTorch keeps them on the
+    diagonal of its parameter, where one step of weight decay erases the weights. Decay of V changes
+    nothing, since H(v) does not depend on the scale of v; with elementwise optimizers the scale of
+    V sets the effective learning rate.
 
-    Cost of `forward`: 2 products n p^2 and a triangular solve; with gradient 7 and two solves. Holds one copy of W. `init` is
-    LAPACK's QR: rebase seldom or never, it only rescales V.
+    Cost of `forward`: 2 products n p^2 and a triangular solve; with gradient 7 and two solves.
+    Holds one copy of W. `init` is LAPACK's QR: rebase seldom or never, it only rescales V.
 
     >>> import jax, jax.numpy as jnp, orthojax
     >>> p = orthojax.householder()
@@ -80,22 +84,21 @@ def householder(reflections: int | None = None) -> Parameterization:
     True
     """
     if reflections is not None and reflections < 1:
-        raise ValueError(
-            f"`reflections` is the number of Householder reflections, at least 1, got {reflections}."
-        )
+        raise ValueError(f"`reflections` is their number, at least 1, got {reflections}.")
 
     def init(w):
         w = at_least_float32(w)
         n, p = w.shape[-2:]
         if reflections is not None and reflections > p:
             raise ValueError(
-                f"`reflections` is at most the number of columns, {p} for a {n} x {p} matrix, got {reflections}."
+                f"`reflections` is at most the number of columns, {p} of {n} x {p}, got {reflections}."
             )
         if reflections is None or reflections == p:
             # LAPACK packs R on and above the diagonal, the reflectors below.
             packed = jnp.linalg.qr(w, mode="raw")[0].mT
             v = jnp.tril(packed, -1) + jnp.eye(n, p, dtype=w.dtype)
-            # Not from the diagonal of R: the last reflector of a square matrix is the identity there, not H(e_n).
+            # Not from the diagonal of R: the last reflector of a square matrix is the identity
+            # there, not H(e_n).
             return jnp.where(jnp.sum(reflect(v) * w, axis=-2) < 0, -1, 1).astype(w.dtype), v
         v = jax.random.normal(jax.random.key(0), (n, reflections), w.dtype)
         v = jnp.broadcast_to(v / jnp.sqrt(jnp.sum(v * v, axis=0)), (*w.shape[:-2], n, reflections))

@@ -19,14 +19,15 @@ def _pull_back(base, theta, w, g):
 def qr(method: Literal["householder", "cholesky"] = "householder") -> Parameterization:
     """W = Q of the QR decomposition of B + theta, with diag(R) > 0, around a base point B = W.
 
-    `method="householder"` is LAPACK's QR, accurate for every theta of full rank; "cholesky" is CholeskyQR2, made of products and
-    triangular solves, for cond(B + theta)^2 < 1/eps (in float32 below 1e3), NaN beyond: fast where theta stays moderate or the base
-    is renewed.
+    `method="householder"` is LAPACK's QR, accurate for every theta of full rank; "cholesky" is
+    CholeskyQR2, made of products and triangular solves, for cond(B + theta)^2 < 1/eps (in float32
+    below 1e3), NaN beyond: fast where theta stays moderate or the base is renewed.
 
-    Range: all of the Stiefel manifold, in square shape the component of B. Not invariant under a permutation of
-    the columns, and the gradient grows with cond(B + theta). Cost of `forward`: one QR (as slow as hundreds of products on
-    an accelerator) or 2 products n p^2 and 2 triangular solves; `pull_back` 3 products and a triangular solve, since R = W'(B + theta).
-    Holds two copies of W (base, theta).
+    Range: all of the Stiefel manifold, in square shape the component of B. Not invariant under a
+    permutation of the columns, and the gradient grows with cond(B + theta). Cost of `forward`: one
+    QR (as slow as hundreds of products on an accelerator) or 2 products n p^2 and 2 triangular
+    solves; `pull_back` 3 products and a triangular solve, since R = W'(B + theta). Holds two copies
+    of W (base, theta).
 
     >>> import jax.numpy as jnp, orthojax
     >>> p = orthojax.qr()

@@ -19,16 +19,18 @@ def orthogonal(
     rest: optax.GradientTransformation | None = None,
     rebase_every: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """An optimizer that trains the parameters chosen by `rules` on the orthogonal or Stiefel manifold, the rest freely.
+    """An optimizer that trains the parameters chosen by `rules` on the orthogonal or Stiefel
+    manifold, the rest freely.
 
     `optax.partition` of `reparameterize(inner, map, rebase_every)` and `rest`.
 
     Args:
       inner: the optimizer of the orthogonal leaves, e.g. `optax.adam(1e-3)`.
       map: "cayley", "exponential", "householder", "polar", "qr", or a `Parameterization`.
-      rules: (regular expression of a whole parameter path such as "block/dense/kernel", value) pairs; the first match
-        wins, and a leaf without one is an error. Values: "orthogonal", "free", or a `MatrixAxes`, orthogonal with these axes.
-        By default every leaf called "kernel" is orthogonal, in the shapes of Flax.
+      rules: (regular expression of a whole parameter path such as "block/dense/kernel", value)
+        pairs; the first match wins, and a leaf without one is an error. Values: "orthogonal",
+        "free", or a `MatrixAxes`, orthogonal with these axes. By default every leaf called "kernel"
+        is orthogonal, in the shapes of Flax.
       rest: the optimizer of the free leaves; by default `inner`.
       rebase_every: as in `reparameterize`.
 
@@ -36,14 +38,14 @@ def orthogonal(
       ValueError: for a rule's value that is none of these, or a leaf that no rule covers.
 
     >>> import optax, orthojax
-    >>> tx = orthojax.orthogonal(
-    ...     optax.adam(1e-3), map="exponential", rules=[("hidden_.*/kernel", "orthogonal"), (".*", "free")]
-    ... )
+    >>> rules = [("hidden_.*/kernel", "orthogonal"), (".*", "free")]
+    >>> tx = orthojax.orthogonal(optax.adam(1e-3), map="exponential", rules=rules)
     """
     for pattern, value in rules:
         if value not in ("orthogonal", "free") and not isinstance(value, MatrixAxes):
             raise ValueError(
-                f'The value of a rule is "orthogonal", "free" or a MatrixAxes, got {value!r} for {pattern!r}.'
+                'The value of a rule is "orthogonal", "free" or a MatrixAxes, '
+                f"got {value!r} for {pattern!r}."
             )
     labels = [(p, "free" if value == "free" else "orthogonal") for p, value in rules]
     axes: list[tuple[str, Any]] = [

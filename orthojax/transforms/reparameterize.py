@@ -45,34 +45,42 @@ def reparameterize(
     rebase_every: int | None = None,
     axes: MatrixAxes | Rules | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Lets `inner` train theta in W = forward(base, theta) while the model, its loss and its weights stay as they are.
+    """Lets `inner` train theta in W = forward(base, theta) while the model, its loss and its
+    weights stay as they are.
 
-    Each update pulls dL/dW back to dL/dtheta, lets `inner` step theta, and returns the absolute difference
-    forward(base, theta) - W, so that rounding is renewed at each step and never accumulates.
+    Each update pulls dL/dW back to dL/dtheta, lets `inner` step theta, and returns the absolute
+    difference forward(base, theta) - W, so that rounding is renewed at each step and never
+    accumulates.
 
-    Changing the base is `init` applied to the current W: `rebase_every=None` is a static parameterization, `1` Riemannian
-    descent with forward(base, .) as its retraction, `K` a dynamic trivialization (Lezcano-Casado 2019, arXiv:1909.09501,
-    algorithm 1). Moments of `inner` stay in their coordinates across a change of base; maps around a point see the
-    tangent part of them only, i.e. transport them by projection.
+    Changing the base is `init` applied to the current W: `rebase_every=None` is a static
+    parameterization, `1` Riemannian descent with forward(base, .) as its retraction, `K` a dynamic
+    trivialization (Lezcano-Casado 2019, arXiv:1909.09501, algorithm 1). Moments of `inner` stay in
+    their coordinates across a change of base; maps around a point see the tangent part of them
+    only, i.e. transport them by projection.
 
-    It must stand last in its chain: what comes after would move W off the manifold. Weights that do not start in the
-    image of `forward` are moved there by the first update. Weight decay in `inner` decays theta, i.e. pulls W towards its base.
-    Averages of W (EMA, SWA) are not orthogonal.
+    It must stand last in its chain: what comes after would move W off the manifold. Weights that do
+    not start in the image of `forward` are moved there by the first update. Weight decay in `inner`
+    decays theta, i.e. pulls W towards its base. Averages of W (EMA, SWA) are not orthogonal.
 
     Args:
-      inner: any Optax optimizer, learning rate included; its state has the shapes of theta, in at least float32.
-      parameterization: a `Parameterization`, or its name: "cayley", "exponential", "householder", "polar", "qr".
-      rebase_every: None, or the number of updates between changes of base. With `optax.inject_hyperparams`
-        list it in `static_args`.
-      axes: which axes of a leaf are rows and columns: a `MatrixAxes` for all leaves, rules (pattern, MatrixAxes | None) over
-        parameter paths, or None for Flax's kernels (`matrices.default_axes`). Every leaf must be a matrix: choose leaves by
-        `optax.partition`, `optax.masked` or `orthojax.orthogonal`.
+      inner: any Optax optimizer, learning rate included; its state has the shapes of theta, in at
+        least float32.
+      parameterization: a `Parameterization`, or its name: "cayley", "exponential", "householder",
+        "polar", "qr".
+      rebase_every: None, or the number of updates between changes of base. With
+        `optax.inject_hyperparams` list it in `static_args`.
+      axes: which axes of a leaf are rows and columns: a `MatrixAxes` for all leaves, rules
+        (pattern, MatrixAxes | None) over parameter paths, or None for Flax's kernels
+        (`matrices.default_axes`). Every leaf must be a matrix: choose leaves by `optax.partition`,
+        `optax.masked` or `orthojax.orthogonal`.
 
     Returns:
-      An Optax transformation; `update` needs params. Leaves of one matrix shape are computed as one batch.
+      An Optax transformation; `update` needs params. Leaves of one matrix shape are computed as one
+      batch.
 
     Raises:
-      ValueError: where params are missing, a leaf is not known to be a matrix, or an argument is out of range.
+      ValueError: where params are missing, a leaf is not known to be a matrix, or an argument is
+      out of range.
 
     >>> import jax, jax.numpy as jnp, optax, orthojax
     >>> params = {"kernel": jax.nn.initializers.orthogonal()(jax.random.key(0), (5, 3))}
@@ -89,7 +97,7 @@ def reparameterize(
     parameterization = by_name(parameterization)
     if isinstance(rebase_every, int) and rebase_every < 1:
         raise ValueError(
-            f"`rebase_every` is None (never) or a number of updates, at least 1, got {rebase_every}."
+            f"`rebase_every` is None, or a number of updates of at least 1, got {rebase_every}."
         )
     every_step = isinstance(rebase_every, int) and rebase_every == 1
     at_base = every_step and parameterization.is_retraction

@@ -1,4 +1,5 @@
-"""Riemannian descent as two links of an `optax.chain`: the gradient before, the retraction after."""
+"""Riemannian descent as two links of an `optax.chain`: the gradient before, the retraction
+after."""
 
 from typing import Literal
 
@@ -29,10 +30,10 @@ def riemannian_gradient(
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient G of the loss by its Riemannian gradient on the Stiefel manifold.
 
-    In the Euclidean metric G - W sym(W'G), in the canonical metric G - W G'W (Edelman, Arias, Smith 1998,
-    arXiv:physics/9806030, eq. 2.53 with tr(D'D), and 2.53 with tr(D'(I - WW'/2)D)). The two agree in direction for square W, where
-    the second is twice the first. Weights are taken to be orthonormal: `retract`, last in the chain, keeps them so.
-    Cost: 2 products n p^2. No state.
+    In the Euclidean metric G - W sym(W'G), in the canonical metric G - W G'W (Edelman, Arias, Smith
+    1998, arXiv:physics/9806030, eq. 2.53 with tr(D'D), and 2.53 with tr(D'(I - WW'/2)D)). The two
+    agree in direction for square W, where the second is twice the first. Weights are taken to be
+    orthonormal: `retract`, last in the chain, keeps them so. Cost: 2 products n p^2. No state.
 
     Args:
       metric: "euclidean" or "canonical".
@@ -40,7 +41,10 @@ def riemannian_gradient(
 
     >>> import optax, orthojax
     >>> tx = optax.chain(
-    ...     orthojax.riemannian_gradient(), optax.scale_by_adam(), optax.scale(-1e-2), orthojax.retract("qr")
+    ...     orthojax.riemannian_gradient(),
+    ...     optax.scale_by_adam(),
+    ...     optax.scale(-1e-2),
+    ...     orthojax.retract("qr"),
     ... )
     """
     if metric not in ("euclidean", "canonical"):
@@ -68,16 +72,19 @@ def riemannian_gradient(
 def retract(
     retraction: Parameterization | str = "qr", axes: MatrixAxes | Rules | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Turns a step in the ambient space into one along the Stiefel manifold: the update that takes W to R_W(step).
+    """Turns a step in the ambient space into one along the Stiefel manifold: the update that takes
+    W to R_W(step).
 
-    The step is projected on the tangent space first, so that momentum from before, or an elementwise preconditioner,
-    is transported by projection. Must be last in its chain. Weights that are not orthonormal, and those that rounding has moved
-    off, are replaced by the nearest orthonormal ones before the step; in bfloat16 this renews the rounding at every step, but steps below the
-    resolution of the weights are lost: use `reparameterize`, which keeps a float32 master.
+    The step is projected on the tangent space first, so that momentum from before, or an
+    elementwise preconditioner, is transported by projection. Must be last in its chain. Weights
+    that are not orthonormal, and those that rounding has moved off, are replaced by the nearest
+    orthonormal ones before the step; in bfloat16 this renews the rounding at every step, but steps
+    below the resolution of the weights are lost: use `reparameterize`, which keeps a float32
+    master.
 
     Args:
-      retraction: "cayley", "exponential", "polar", "qr" (here by CholeskyQR2: after a tangent step X'X >= I), or a
-        `Parameterization` with `is_retraction`.
+      retraction: "cayley", "exponential", "polar", "qr" (here by CholeskyQR2: after a tangent step
+        X'X >= I), or a `Parameterization` with `is_retraction`.
       axes: as in `reparameterize`.
 
     Cost: that of the map's `forward`, and 4 products n p^2. No state.
@@ -87,8 +94,8 @@ def retract(
     retraction = by_name(retraction)
     if not retraction.is_retraction:
         raise ValueError(
-            '`retraction` must be one, e.g. "cayley", "exponential", "polar" or "qr"; a product of Householder reflections is '
-            "none: use it in `reparameterize`."
+            '`retraction` is "cayley", "exponential", "polar", "qr" or a Parameterization that is '
+            "one; a product of Householder reflections is not: use it in `reparameterize`."
         )
 
     def step(w, u):
