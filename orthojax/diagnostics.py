@@ -50,7 +50,7 @@ def isometry_gap(x: jax.Array) -> jax.Array:
     -log(det(G)^{1/d} / (tr(G) / d)).
 
     Zero if and only if the rows of X are orthogonal and of one length; infinite for a degenerate X.
-    Meterez, Joudaki, Orabona, Immer, Raetsch, Daneshmand 2023, arXiv:2310.02012, definition 2.
+    Meterez, Joudaki, Orabona, Immer, Raetsch, Daneshmand 2023, arXiv:2310.02012, eq. 5.
     Shape [...].
     """
     x = at_least_float32(x)
@@ -80,8 +80,8 @@ def basis_stability(
     """tr((U1 V1')' U2 V2') / p for SVDs U S V' of two states of one kernel: 1 where its basis U V'
     has not moved.
 
-    Coquelin et al. 2024, arXiv:2401.08505, sec. 3.1 [the similarity that OIALR rests on]. The
-    smallest of a batch.
+    The Stability of OIALR (Coquelin et al. 2024, arXiv:2401.08505), there the mean cosine similarity
+    of the columns of U V'. About 0 for unrelated Gaussian kernels; the smallest of a batch.
     """
 
     def basis(kernel):

@@ -54,7 +54,7 @@ def orthogonal(
             n, p = w.shape[-2:]
             if n != p:
                 raise ValueError(
-                    f"`determinant` needs a square matrix; shape {tuple(shape)} is seen as {n} x {p}."
+                    f"`determinant` needs a square view; shape {tuple(shape)} has {n} x {p}."
                 )
             # A flip of one column maps one component on the other and keeps the distribution
             # uniform.

@@ -27,8 +27,8 @@ def at_least_float32(x: jax.Array) -> jax.Array:
 
 
 def eye_like(x: jax.Array) -> jax.Array:
-    """The identity with as many columns as `x` [..., n, p]: [p, p]."""
-    return jnp.eye(x.shape[-1], dtype=x.dtype)
+    """The identity with as many columns as `x` [..., n, p]: [1, ..., 1, p, p], of the rank of `x`."""
+    return jnp.eye(x.shape[-1], dtype=x.dtype).reshape(*[1] * (x.ndim - 2), *[x.shape[-1]] * 2)
 
 
 def frobenius(x: jax.Array) -> jax.Array:
@@ -171,6 +171,8 @@ def _defect(gram):
 
 def _approach(x):
     """Brings `x` of any scale to |X'X - I| < _NEAR by products alone."""
+    entry = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)  # Squares of 1e30 overflow.
+    x = x / jnp.where(entry > 0, entry, 1)
     gram = matmul(x.mT, x)
     scale = jnp.sqrt(
         frobenius(gram)
@@ -179,7 +181,7 @@ def _approach(x):
     # A singular value of zero would stay there: a kernel of zeros, or of rank less than p, gets
     # some direction.
     noise = jax.random.normal(jax.random.key(0), x.shape[-2:], x.dtype) / x.shape[-2] ** 0.5
-    x = x / scale + 8 * jnp.finfo(x.dtype).eps * noise
+    x = x / scale + 8 * jnp.finfo(x.dtype).eps * noise[(None,) * (x.ndim - 2)]
     schedule = jnp.asarray(_POLAR_EXPRESS, x.dtype)
 
     def step(carry):
@@ -196,6 +198,11 @@ def _approach(x):
     count = jnp.zeros([], jnp.int32)
     _, x, gram = jax.lax.while_loop(far, step, (count, x, matmul(x.mT, x)))
     return x, gram
+
+
+def newton_schulz(x: jax.Array) -> jax.Array:
+    """X (3 I - X'X) / 2, which squares a small distance from the manifold: 2 products n p^2."""
+    return matmul(x, 1.5 * eye_like(x) - matmul(x.mT, x) / 2)
 
 
 def orthonormalize(x: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """Maps from free parameters to orthonormal matrices, one method a file, and their names."""
 
+import difflib
+
 from orthojax.maps.cayley import cayley
 from orthojax.maps.exponential import exponential
 from orthojax.maps.householder import householder
@@ -21,5 +23,9 @@ def by_name(name: str | Parameterization) -> Parameterization:
     if isinstance(name, Parameterization):
         return name
     if name not in MAPS:
-        raise ValueError(f"A map is a Parameterization or one of {', '.join(MAPS)}; got {name!r}.")
+        near = difflib.get_close_matches(str(name), MAPS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(
+            f"A map is a Parameterization or one of {', '.join(MAPS)}; {hint}Got {name!r}."
+        )
     return MAPS[name]()

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
-from orthojax.linalg import at_least_float32, matmul, orthonormalize
+from orthojax.linalg import at_least_float32, eye_like, matmul, orthonormalize
 from orthojax.parameterization import Parameterization
 
 
@@ -15,12 +15,12 @@ def _unscaled(v):
     return v / jnp.where(largest > 0, largest, 1)
 
 
-def _wy(v):
-    """S with H(v_1) ... H(v_k) = I - V S^{-1} V': S = striu(V'V) + diag(V'V) / 2, for V'V given."""
+def _wy(gram):
+    """S = striu(V'V) + diag(V'V) / 2 of H(v_1) ... H(v_k) = I - V S^{-1} V', for V'V."""
     # Not 0 on the diagonal for v = 0, whose reflection is the identity.
-    diagonal = jnp.diagonal(v, axis1=-2, axis2=-1)[..., None]
+    diagonal = jnp.diagonal(gram, axis1=-2, axis2=-1)[..., None]
     diagonal = jnp.where(diagonal > 0, diagonal, 1) / 2
-    return jnp.triu(v, 1) + diagonal * jnp.eye(v.shape[-1], dtype=v.dtype)
+    return jnp.triu(gram, 1) + diagonal * eye_like(gram)
 
 
 @jax.custom_jvp
@@ -54,7 +54,7 @@ def reflect(v: jax.Array, x: jax.Array | None = None) -> jax.Array:
     s = _wy(_gram(v))
     if x is None:
         k = v.shape[-1]
-        eye = jnp.eye(*v.shape[-2:], dtype=v.dtype)
+        eye = jnp.broadcast_to(jnp.eye(*v.shape[-2:], dtype=v.dtype), v.shape)
         return eye - matmul(v, solve_triangular(s, v[..., :k, :].mT))
     return x - matmul(v, solve_triangular(s, matmul(v.mT, x)))
 
@@ -91,17 +91,17 @@ def householder(reflections: int | None = None) -> Parameterization:
         n, p = w.shape[-2:]
         if reflections is not None and reflections > p:
             raise ValueError(
-                f"`reflections` is at most the number of columns, {p} of {n} x {p}, got {reflections}."
+                f"`reflections` is at most p = {p} for {n} x {p} matrices, got {reflections}."
             )
         if reflections is None or reflections == p:
             # LAPACK packs R on and above the diagonal, the reflectors below.
             packed = jnp.linalg.qr(w, mode="raw")[0].mT
-            v = jnp.tril(packed, -1) + jnp.eye(n, p, dtype=w.dtype)
+            v = jnp.tril(packed, -1) + jnp.broadcast_to(jnp.eye(n, p, dtype=w.dtype), w.shape)
             # Not from the diagonal of R: the last reflector of a square matrix is the identity
             # there, not H(e_n).
             return jnp.where(jnp.sum(reflect(v) * w, axis=-2) < 0, -1, 1).astype(w.dtype), v
         v = jax.random.normal(jax.random.key(0), (n, reflections), w.dtype)
-        v = jnp.broadcast_to(v / jnp.sqrt(jnp.sum(v * v, axis=0)), (*w.shape[:-2], n, reflections))
+        v = jnp.broadcast_to(v, (*w.shape[:-2], n, reflections))
         return reflect(v[..., ::-1], orthonormalize(w)), v
 
     def forward(base, theta):

@@ -1,0 +1,26 @@
+"""Switches that must be set before jax starts, and the fixtures of all tests."""
+
+import os
+from pathlib import Path
+
+# Eight devices on one machine. Without PJRT_NPROC, jax 0.10 deadlocks in collectives on few cores.
+os.environ.setdefault("PJRT_NPROC", "32")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "xla")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+import jax
+import pytest
+
+
+@pytest.fixture
+def x64():
+    """float64, and no silent change of dtype or rank: for tests of formulas."""
+    with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
+        yield

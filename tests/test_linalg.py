@@ -1,0 +1,204 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+from matrices_of import defect, gaussian, orthonormal
+
+from orthojax import linalg
+from orthojax.maps.cayley import cayley_map
+from orthojax.maps.exponential import _T18, expm
+from orthojax.maps.householder import reflect
+
+SHAPES = [(1, 1), (4, 4), (6, 3), (2, 5, 2)]
+
+
+def nearest_orthonormal(x):
+    u, _, vt = np.linalg.svd(x, full_matrices=False)
+    return u @ vt
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_orthonormalize_is_the_polar_factor_of_the_svd(x64, shape):
+    x = gaussian(0, shape)
+    np.testing.assert_allclose(linalg.orthonormalize(x), nearest_orthonormal(x), atol=1e-11)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("condition", [1.0, 1e3, 1e6])
+def test_orthonormalize_converges_in_float32_at_any_scale_and_condition(scale, condition):
+    u, v = orthonormal(0, (40, 20)), orthonormal(1, (20, 20))
+    x = (scale * (u * np.geomspace(1, 1 / condition, 20)) @ v.T).astype(np.float32)
+    w = linalg.orthonormalize(x)
+    assert defect(w) < 2e-6
+    np.testing.assert_allclose(w, u @ v.T, atol=2e-6 * condition)
+
+
+def test_orthonormalize_of_deficient_matrices_is_orthonormal():
+    for x in (np.zeros((6, 3)), np.ones((6, 3)), np.eye(6, 3)[:, ::-1] * [1, 1, 0]):
+        assert defect(linalg.orthonormalize(x.astype(np.float32))) < 1e-6
+
+
+def test_orthonormalize_keeps_the_converged_members_of_a_batch():
+    w = orthonormal(0, (5, 3))
+    batch = np.stack([w, gaussian(1, (5, 3)), np.zeros((5, 3))]).astype(np.float32)
+    np.testing.assert_allclose(linalg.orthonormalize(batch)[0], w, atol=2e-6)
+
+
+def test_nan_stays_nan_and_ends():
+    assert jnp.isnan(linalg.orthonormalize(jnp.full((3, 2), jnp.nan))).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_derivative_of_polar_is_that_of_differences(x64, shape):
+    x, dx = gaussian(0, shape), gaussian(1, shape)
+    h = 1e-6
+    by_difference = (nearest_orthonormal(x + h * dx) - nearest_orthonormal(x - h * dx)) / (2 * h)
+    _, tangent = jax.jvp(linalg.polar, (x,), (dx,))
+    np.testing.assert_allclose(tangent, by_difference, atol=1e-7, rtol=1e-6)
+
+
+def test_derivative_of_polar_is_finite_where_singular_values_coincide(x64):
+    w, g = orthonormal(0, (5, 3)), gaussian(1, (5, 3))
+    (pulled,) = jax.vjp(linalg.polar, w)[1](g)
+    np.testing.assert_allclose(pulled, linalg.tangent(w, g), atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["householder", "cholesky"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_qr_positive_and_its_derivative_are_those_of_jax_with_positive_diagonal(x64, shape, method):
+    x, dx = gaussian(0, shape), gaussian(1, shape)
+
+    def oracle(x):
+        q, r = jnp.linalg.qr(x)
+        return q * jnp.sign(jnp.diagonal(r, axis1=-2, axis2=-1))[..., None, :]
+
+    expected = jax.jvp(oracle, (x,), (dx,))
+    actual = jax.jvp(lambda x: linalg.qr_positive(x, method), (x,), (dx,))
+    np.testing.assert_allclose(actual[0], expected[0], atol=1e-11)
+    np.testing.assert_allclose(actual[1], expected[1], atol=1e-10)
+
+
+def test_a_zero_on_the_diagonal_of_r_erases_no_column(x64):
+    assert defect(linalg.qr_positive(jnp.diag(jnp.array([1.0, 0.0, 2.0])))) < 1e-14
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (6, 3), (2, 5, 2)])
+def test_right_divide_and_its_derivatives_are_those_of_the_inverse(x64, shape):
+    p = shape[-1]
+    x, a = gaussian(0, shape), gaussian(1, (*shape[:-2], p, p)) + 3 * np.eye(p)
+    oracle = lambda x, a: x @ jnp.linalg.inv(a)
+    g = gaussian(2, shape)
+    for f in (lambda x, a: jnp.sum(g * oracle(x, a)), lambda x, a: jnp.vdot(g, oracle(x, a))):
+        expected = jax.grad(f, (0, 1))(x, a)
+        actual = jax.grad(lambda x, a: jnp.sum(g * linalg.right_divide(x, a)), (0, 1))(x, a)
+        np.testing.assert_allclose(actual[0], expected[0], atol=1e-12)
+        np.testing.assert_allclose(actual[1], expected[1], atol=1e-12)
+
+
+def skew(seed, shape, norm):
+    x = gaussian(seed, shape)
+    a = x - np.swapaxes(x, -1, -2)
+    return norm * a / np.linalg.norm(a, 2, axis=(-2, -1))[..., None, None]
+
+
+def torus(angles):
+    """Skew with 2x2 blocks: the 1-norm equals the 2-norm, where jax's expm is off by 4e-3."""
+    return scipy.linalg.block_diag(*[[[0, -t], [t, 0]] for t in angles])
+
+
+def test_the_polynomial_of_expm_is_the_taylor_series_to_degree_18(x64):
+    polynomials = []
+    for row in _T18:
+        coefficients = np.zeros(7)
+        coefficients[[0, 1, 2, 3, 6]] = row
+        polynomials.append(np.polynomial.Polynomial(coefficients))
+    b = polynomials
+    a9 = b[0] * b[4] + b[3]
+    taylor = (b[1] + (b[2] + a9) * a9).coef
+    factorials = np.cumprod(np.r_[1.0, np.arange(1, 19)])
+    np.testing.assert_allclose(taylor[:19] * factorials, 1, rtol=1e-14)
+
+
+@pytest.mark.parametrize("norm", [0.0, 1e-3, 1.0, 3.7, 3.9, 7.8, 31.0, 64.0])
+def test_expm_is_the_rotation_of_scipy_in_both_precisions(x64, norm):
+    for a in (skew(0, (9, 9), norm), torus(np.linspace(norm / 3, norm, 4))):
+        a = a.astype(np.float32).astype(np.float64)
+        expected = scipy.linalg.expm(a)
+        np.testing.assert_allclose(expm(a), expected, atol=4e-15 * (1 + norm))
+        single = expm(a.astype(np.float32))
+        assert single.dtype == np.float32
+        assert np.abs(single - expected).max() <= 1e-6 * (1 + norm / 4)
+
+
+def test_expm_of_a_batch_and_under_vmap_is_that_of_each_matrix():
+    a = np.stack([skew(i, (4, 4), norm) for i, norm in enumerate([0.0, 0.1, 5.0, 40.0])])
+    a = a.astype(np.float32)
+    each = np.stack([expm(x) for x in a])
+    np.testing.assert_allclose(expm(a), each, atol=1e-6)
+    np.testing.assert_allclose(jax.vmap(expm)(a), each, atol=1e-6)
+    gradient = jax.grad(lambda x: jnp.sum(expm(x)[0] ** 3))
+    np.testing.assert_allclose(jax.vmap(gradient)(a), np.stack([gradient(x) for x in a]), atol=2e-5)
+
+
+def test_expm_under_vmap_branches_on_one_number():
+    a = jnp.zeros((3, 4, 4))
+    assert str(jax.make_jaxpr(jax.vmap(expm))(a)).count("cond[") == str(
+        jax.make_jaxpr(expm)(a[0])
+    ).count("cond[")
+
+
+@pytest.mark.parametrize("norm", [0.0, 0.5, 6.0])
+def test_derivative_of_expm_is_the_frechet_derivative_of_scipy(x64, norm):
+    a, da = skew(0, (6, 6), norm), gaussian(1, (6, 6))
+    _, expected = scipy.linalg.expm_frechet(a, da)
+    np.testing.assert_allclose(jax.jvp(expm, (a,), (da,))[1], expected, atol=1e-12)
+    _, transposed = scipy.linalg.expm_frechet(a.T, da)
+    np.testing.assert_allclose(jax.vjp(expm, a)[1](da)[0], transposed, atol=1e-12)
+
+
+def test_expm_beyond_its_range_is_nan_and_not_a_wrong_rotation():
+    assert jnp.isnan(expm(jnp.array([[0.0, -1e6], [1e6, 0.0]]))).all()
+
+
+def test_cayley_map_is_its_formula(x64):
+    a, eye = skew(0, (5, 5), 7.0), np.eye(5)
+    expected = np.linalg.solve(eye - a / 2, eye + a / 2)
+    np.testing.assert_allclose(cayley_map(a), expected, atol=1e-13)
+
+
+def product_of_reflections(v, x):
+    for u in v.T[::-1]:
+        x = x - 2 * np.outer(u, u @ x) / (u @ u)
+    return x
+
+
+@pytest.mark.parametrize(("n", "k", "p"), [(1, 1, 1), (4, 4, 4), (6, 3, 3), (6, 2, 4)])
+def test_reflect_is_the_product_of_its_reflections(x64, n, k, p):
+    v, x = gaussian(0, (n, k)), gaussian(1, (n, p))
+    np.testing.assert_allclose(reflect(v, x), product_of_reflections(v, x), atol=1e-12)
+    expected = product_of_reflections(v, np.eye(n, k))
+    np.testing.assert_allclose(reflect(v), expected, atol=1e-12)
+
+
+def test_reflections_ignore_the_length_of_their_normals_and_survive_zero_ones():
+    v = gaussian(0, (5, 3), np.float32)
+    scaled = reflect(v * np.array([1e-30, 1.0, 1e30], np.float32))
+    np.testing.assert_allclose(scaled, reflect(v), atol=1e-6)
+    v[:, 1] = 0
+    np.testing.assert_allclose(reflect(v), reflect(v[:, [0, 2]], np.eye(5, 3)), atol=1e-6)
+    assert jnp.isfinite(jax.grad(lambda v: jnp.sum(reflect(v) ** 3))(v)).all()
+
+
+def test_reflect_has_the_derivative_of_the_explicit_product(x64):
+    v, g = gaussian(0, (5, 3)), gaussian(1, (5, 3))
+
+    def explicit(v):
+        x = jnp.eye(5, 3)
+        for i in (2, 1, 0):
+            u = v[:, i]
+            x = x - 2 * jnp.outer(u, u @ x) / (u @ u)
+        return x
+
+    (expected,) = jax.vjp(explicit, v)[1](g)
+    np.testing.assert_allclose(jax.vjp(reflect, v)[1](g)[0], expected, atol=1e-12)
