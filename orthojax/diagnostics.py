@@ -80,8 +80,9 @@ def basis_stability(
     """tr((U1 V1')' U2 V2') / p for SVDs U S V' of two states of one kernel: 1 where its basis U V'
     has not moved.
 
-    The Stability of OIALR (Coquelin et al. 2024, arXiv:2401.08505), there the mean cosine similarity
-    of the columns of U V'. About 0 for unrelated Gaussian kernels; the smallest of a batch.
+    The Stability of OIALR (Coquelin et al. 2024, arXiv:2401.08505), there the mean cosine
+    similarity of the columns of U V'. About 0 for unrelated Gaussian kernels; the smallest of a
+    batch.
     """
 
     def basis(kernel):

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from orthojax.linalg import qr_positive
+from orthojax.linalg import orthonormalize, qr_positive
 from orthojax.matrices import MatrixAxes, default_axes
 
 Initializer = Callable[..., jax.Array]
@@ -87,21 +87,23 @@ def delta_orthogonal(scale: float = 1.0) -> Initializer:
 
 
 def near_identity(scale: float = 0.0) -> Initializer:
-    """exp(A) restricted to the shape [..., n, p]: the identity (or its first columns or rows)
-    turned by Gaussian skew A.
+    """The orthonormal matrices nearest to I + scale G / sqrt(n), for Gaussian G [..., n, p].
 
-    A has entries of standard deviation scale / sqrt(n), a spectral norm of about 2 scale for large
-    n; `scale=0` is the identity.
+    I is the identity, or its first columns or rows. `scale=0` is I itself; a small scale turns it
+    by angles of about that size.
+
+    >>> import jax
+    >>> near_identity()(jax.random.key(0), (2, 3))
+    Array([[1., 0., 0.],
+           [0., 1., 0.]], dtype=float32)
     """
-    from orthojax.maps.exponential import expm
 
     def init(key, shape: Sequence[int], dtype: Any = jnp.float32):
-        n, p = sorted(shape[-2:], reverse=True)
-        if not scale:
-            return jnp.broadcast_to(jnp.eye(*shape[-2:], dtype=dtype), shape)
         wide = jnp.promote_types(dtype, jnp.float32)
-        x = jnp.triu(jax.random.normal(key, (*shape[:-2], n, n), wide), 1)
-        w = expm(scale / n**0.5 * (x - x.mT))[..., :p]
-        return (w if shape[-2] >= shape[-1] else w.mT).astype(dtype)
+        eye = jnp.broadcast_to(jnp.eye(*shape[-2:], dtype=wide), shape)
+        noise = jax.random.normal(key, shape, wide) / max(shape[-2:]) ** 0.5
+        axes = MatrixAxes(-2, -1)
+        w = orthonormalize(axes.view(eye + scale * noise)) if scale else axes.view(eye)
+        return axes.unview(w, shape).astype(dtype)
 
     return init

@@ -27,7 +27,7 @@ def at_least_float32(x: jax.Array) -> jax.Array:
 
 
 def eye_like(x: jax.Array) -> jax.Array:
-    """The identity with as many columns as `x` [..., n, p]: [1, ..., 1, p, p], of the rank of `x`."""
+    """The identity with as many columns as `x` [..., n, p]: [1, ..., 1, p, p], ranked as `x`."""
     return jnp.eye(x.shape[-1], dtype=x.dtype).reshape(*[1] * (x.ndim - 2), *[x.shape[-1]] * 2)
 
 

@@ -16,9 +16,9 @@ def cayley_map(a: jax.Array) -> jax.Array:
     the two. Derivative by two products.
 
     >>> import jax.numpy as jnp
-    >>> cayley_map(jnp.array([[0., -2.], [2., 0.]]))  # A rotation by 2 atan(2/2), 90 degrees.
-    Array([[ 0., -1.],
-           [ 1.,  0.]], dtype=float32)
+    >>> turn = cayley_map(jnp.array([[0., -2.], [2., 0.]]))  # By 2 atan(2/2), 90 degrees.
+    >>> bool(jnp.allclose(turn, jnp.array([[0., -1.], [1., 0.]]), atol=1e-6))
+    True
     """
     eye = jnp.broadcast_to(eye_like(a), a.shape)
     return 2 * right_divide(eye, eye - a / 2) - eye

@@ -131,19 +131,18 @@ def reparameterize(
             return views.map(one, views.matrices(updates), base, theta, views.matrices(params))
 
         def join(count, base, theta, params):
-            def renewed(base, theta):
-                base, theta = parameterization.init(parameterization.forward(base, theta))
-                return base, theta, parameterization.forward(base, theta)
-
-            def kept(base, theta):
-                return base, theta, parameterization.forward(base, theta)
+            def renewed(base, theta, w):
+                base, theta = parameterization.init(w)
+                is_base = parameterization.is_retraction
+                return base, theta, base if is_base else parameterization.forward(base, theta)
 
             def one(base, theta):
+                old = base, theta, parameterization.forward(base, theta)
                 if rebase_every is None:
-                    return kept(base, theta)
+                    return old
                 if every_step:
-                    return renewed(base, theta)
-                return jax.lax.cond(count % rebase_every == 0, renewed, kept, base, theta)
+                    return renewed(*old)
+                return jax.lax.cond(count % rebase_every == 0, renewed, lambda *old: old, *old)
 
             base, theta, weights = views.map(one, base, theta)
             return base, theta, views.moves(params, weights)
