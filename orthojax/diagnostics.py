@@ -6,8 +6,7 @@ as one float32 or float64 scalar. All are jit-safe. Those that need singular val
 call them at evaluation time, not in the training step.
 """
 
-from typing import Any
-
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -93,7 +92,7 @@ def basis_stability(
     return jnp.min(jnp.sum(product, axis=(-2, -1)) / product.shape[-1])
 
 
-def log_norms(grads: Any) -> dict[str, jax.Array]:
+def log_norms(grads: chex.ArrayTree) -> dict[str, jax.Array]:
     """log |G|_F of each leaf by its path, e.g. gradients layer by layer.
 
     Scaled by the largest entry first, so that gradients of 1e30 or 1e-30, as in deep networks,

@@ -1,8 +1,9 @@
 """Parameterization: a pair of pure functions between a matrix W and its free parameters."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -27,9 +28,11 @@ class Parameterization(NamedTuple):
         Algorithms on Matrix Manifolds, def. 4.1.1).
     """
 
-    init: Callable[[jax.Array], tuple[Any, Any]]
-    forward: Callable[[Any, Any], jax.Array]
-    pull_back: Callable[[Any, Any, jax.Array, jax.Array], Any] | None = None
+    init: Callable[[jax.Array], tuple[chex.ArrayTree, chex.ArrayTree]]
+    forward: Callable[[chex.ArrayTree, chex.ArrayTree], jax.Array]
+    pull_back: (
+        Callable[[chex.ArrayTree, chex.ArrayTree, jax.Array, jax.Array], chex.ArrayTree] | None
+    ) = None
     is_retraction: bool = False
 
 

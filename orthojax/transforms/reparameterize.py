@@ -1,7 +1,8 @@
 """Trains a parameterization of the weights in place of the weights."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -18,8 +19,8 @@ class ReparameterizeState(NamedTuple):
     """State of `reparameterize`."""
 
     reparameterize_count: jax.Array  # [] int32, number of updates
-    base: Any  # params tree, each kernel replaced by its base
-    theta: Any  # params tree, each kernel replaced by its free parameters
+    base: chex.ArrayTree  # params tree, each kernel replaced by its base
+    theta: chex.ArrayTree  # params tree, each kernel replaced by its free parameters
     inner_state: optax.OptState  # state of `inner` for theta
 
 
