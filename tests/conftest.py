@@ -4,9 +4,15 @@ import os
 from pathlib import Path
 
 # Eight devices on one machine. Without PJRT_NPROC, jax 0.10 deadlocks in collectives on few cores.
+# The tests compile much and run little: no optimization.
 os.environ.setdefault("PJRT_NPROC", "32")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+    ]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(

@@ -12,7 +12,7 @@ from matrices_of import gaussian, orthonormal
 
 import orthojax
 
-MATRICES = {"a": (6, 4), "none": None, "nested": ({"kernel": (2, 2)}, {"wide": (4, 6)})}
+MATRICES = {"a": (6, 4), "none": None, "nested": ({"wide": (4, 6)},)}
 MODEL = {
     "conv": {"kernel": (2, 2, 3, 4), "bias": (4,)},
     "dense": {"kernel": (6, 4), "none": None, "scale": ()},

@@ -18,6 +18,11 @@ PARAMETERIZATIONS = {
     "qr": orthojax.qr(),
     "qr_cholesky": orthojax.qr(method="cholesky"),
 }
+# Op by op, every primitive would be a program of its own.
+PARAMETERIZATIONS = {
+    name: p._replace(init=jax.jit(p.init), forward=jax.jit(p.forward))
+    for name, p in PARAMETERIZATIONS.items()
+}
 RETRACTIONS = {k: p for k, p in PARAMETERIZATIONS.items() if p.is_retraction}
 # Square, tall, less than twice as tall as wide, and a batch.
 SHAPES = [(4, 4), (5, 4), (2, 7, 3)]

@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 from matrices_of import defect, gaussian, orthonormal
+from updates import first_update
 
 import orthojax
 from orthojax.linalg import tangent
@@ -23,7 +24,7 @@ def inner(metric, w, a, b):
 def test_the_gradient_represents_the_differential_in_its_metric(x64, metric, shape):
     w, g = orthonormal(0, shape), gaussian(1, shape)
     tx = orthojax.riemannian_gradient(metric)
-    gradient, _ = tx.update(g, tx.init(w), w)
+    gradient = first_update(tx, g, w)
     gradient = np.asarray(gradient)
     np.testing.assert_allclose(w.T @ gradient + gradient.T @ w, 0, atol=1e-13)
     for seed in range(3):
@@ -38,7 +39,7 @@ def test_retract_moves_along_the_step_to_first_order_and_stays_on_the_manifold(x
     step = np.asarray(tangent(w, gaussian(1, shape)))
     tx = orthojax.retract(name)
     for h in (1e-3, 1.0):
-        update, _ = tx.update(h * step, tx.init(w), w)
+        update = first_update(tx, h * step, w)
         assert defect(w + update) < 1e-13
         if h < 1:
             np.testing.assert_allclose(update, h * step, atol=20 * h**2)
@@ -61,7 +62,7 @@ def test_the_chain_reads_as_it_works_and_finds_the_nearest_matrix(x64, name):
         updates, state = tx.update(w - target, state, w)
         return optax.apply_updates(w, updates), state
 
-    state = tx.init(w)
+    state = jax.jit(tx.init)(w)
     for _ in range(400):
         w, state = step(w, state)
     np.testing.assert_allclose(w, u @ vt, atol=1e-3)
@@ -72,7 +73,7 @@ def test_a_retraction_of_weights_off_the_manifold_brings_them_there():
     w = {"gaussian": jnp.asarray(gaussian(0, (5, 3), np.float32)), "zero": jnp.zeros((3, 3))}
     for name in ("cayley", "qr"):
         tx = orthojax.retract(name)
-        updates, _ = tx.update(w, tx.init(w), w)
+        updates = first_update(tx, w, w)
         for moved in optax.apply_updates(w, updates).values():
             assert defect(moved) < 2e-6
 
