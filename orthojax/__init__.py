@@ -2,7 +2,7 @@
 
 from orthojax import diagnostics, initializers, matrices
 from orthojax.diagnostics import orthogonality_error
-from orthojax.maps import MAPS, cayley, exponential, householder, polar, qr
+from orthojax.maps import MAPS, cayley, exponential, householder, low_rank, polar, qr
 from orthojax.matrices import MatrixAxes, label_by_path
 from orthojax.parameterization import Parameterization
 from orthojax.transforms.orthogonal import orthogonal

@@ -197,9 +197,10 @@ class Views(NamedTuple):
         # Rounded first: the difference of two neighbours in a low precision is exact in it.
         return jax.tree.map(lambda new, old: new - old, self.unview(matrices, params), params)
 
-    def map(self, f: Callable[..., Any], *trees: Any) -> tuple[Any, ...] | Any:
-        """Tree of f(*leaves), or a tuple of trees where f returns a tuple, on trees of pytrees that
-        lead with the batch axes.
+    def map(self, f: Callable[..., Any], *trees: Any, outputs: int | None = None) -> Any:
+        """Tree of f(*leaves) on trees of pytrees that lead with the batch axes.
+
+        With `outputs`, f returns a tuple of this length, and the result is a tuple of trees.
 
         Leaves of one matrix shape are computed as one batch: a hundred layers of one shape are one
         call of f on `(100, n, p)`, and compile as one.
@@ -232,6 +233,7 @@ class Views(NamedTuple):
                     lambda x, s=rows_of_i, b=batches[i]: x[s].reshape(*b, *x.shape[1:]), out
                 )
                 start = rows_of_i.stop
-        if not results or not isinstance(results[0], tuple):
+        if outputs is None:
             return self.treedef.unflatten(results)
-        return tuple(map(self.treedef.unflatten, zip(*results, strict=True)))
+        columns = ([result[k] for result in results] for k in range(outputs))
+        return tuple(map(self.treedef.unflatten, columns))

@@ -26,6 +26,9 @@ class Parameterization(NamedTuple):
       is_retraction: base is W itself, theta = 0 stands for it, and the derivative of `forward(base,
         .)` at 0 is the identity on tangent vectors (Absil, Mahony, Sepulchre 2008, Optimization
         Algorithms on Matrix Manifolds, def. 4.1.1).
+      transport: (old base, new base, m, squared) -> m, for m shaped like theta that moves as
+        dL/dtheta does when the base changes, or, if squared, as the square of its entries; None: m
+        stays.
     """
 
     init: Callable[[jax.Array], tuple[chex.ArrayTree, chex.ArrayTree]]
@@ -34,6 +37,7 @@ class Parameterization(NamedTuple):
         Callable[[chex.ArrayTree, chex.ArrayTree, jax.Array, jax.Array], chex.ArrayTree] | None
     ) = None
     is_retraction: bool = False
+    transport: Callable[[chex.ArrayTree, chex.ArrayTree, jax.Array, bool], jax.Array] | None = None
 
 
 def around_a_point(forward, pull_back=None) -> Parameterization:

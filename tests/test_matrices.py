@@ -153,7 +153,7 @@ def test_leaves_that_share_a_matrix_shape_are_mapped_in_one_call():
         calls.append(x.shape)
         return 2 * x, x[..., 0, 0]
 
-    doubled, corner = views.map(f, views.matrices(params))
+    doubled, corner = views.map(f, views.matrices(params), outputs=2)
     assert sorted(calls) == [(2, 4, 3), (5, 5)]
     assert {k: v.shape for k, v in doubled.items()} == {"a": (4, 3), "b": (4, 3), "c": (5, 5)}
     assert all(x == 1 for x in corner.values())

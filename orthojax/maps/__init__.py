@@ -5,6 +5,7 @@ import difflib
 from orthojax.maps.cayley import cayley
 from orthojax.maps.exponential import exponential
 from orthojax.maps.householder import householder
+from orthojax.maps.low_rank import low_rank
 from orthojax.maps.polar import polar
 from orthojax.maps.qr import qr
 from orthojax.parameterization import Parameterization

@@ -40,6 +40,25 @@ def _pull_back(parameterization, at_base):
     return by_vjp
 
 
+# Where Optax keeps second moments; everything else shaped like theta moves as a gradient does.
+_SQUARES = {"nu", "nu_max", "sum_of_squares"}
+
+
+def _transported(inner, inner_state, old, new, transport):
+    """The state of `inner`, with what is shaped like theta moved from the base `old` to `new`."""
+
+    def moved(squared):
+        return optax.tree.map_params(
+            inner, lambda m, old, new: transport(old, new, m, squared), inner_state, old, new
+        )
+
+    def choose(path, linear, squared):
+        names = {getattr(key, "name", None) for key in path}
+        return squared if names & _SQUARES else linear
+
+    return jax.tree_util.tree_map_with_path(choose, moved(False), moved(True))
+
+
 def reparameterize(
     inner: optax.GradientTransformation,
     parameterization: Parameterization | str,
@@ -108,9 +127,9 @@ def reparameterize(
         views = Views.of(params, axes)
 
         def split(params):
-            return views.map(parameterization.init, views.matrices(params))
+            return views.map(parameterization.init, views.matrices(params), outputs=2)
 
-        base, theta = on_auto_axes(split, params) if views.axes else (params, params)
+        base, theta = on_auto_axes(split, params)
         return ReparameterizeState(
             reparameterize_count=jnp.zeros([], jnp.int32),
             base=base,
@@ -131,22 +150,28 @@ def reparameterize(
 
             return views.map(one, views.matrices(updates), base, theta, views.matrices(params))
 
-        def join(count, base, theta, params):
-            def renewed(base, theta, w):
-                base, theta = parameterization.init(w)
-                is_base = parameterization.is_retraction
-                return base, theta, base if is_base else parameterization.forward(base, theta)
+        def join(count, base, theta, inner_state, params):
+            def renewed(base, theta, inner_state, weights):
+                new_base, theta = views.map(parameterization.init, weights, outputs=2)
+                if parameterization.is_retraction:
+                    weights = new_base
+                else:
+                    weights = views.map(parameterization.forward, new_base, theta)
+                if parameterization.transport is not None:
+                    transport = parameterization.transport
+                    inner_state = _transported(inner, inner_state, base, new_base, transport)
+                return new_base, theta, inner_state, weights
 
-            def one(base, theta):
-                old = base, theta, parameterization.forward(base, theta)
-                if rebase_every is None:
-                    return old
-                if every_step:
-                    return renewed(*old)
-                return jax.lax.cond(count % rebase_every == 0, renewed, lambda *old: old, *old)
-
-            base, theta, weights = views.map(one, base, theta)
-            return base, theta, views.moves(params, weights)
+            old = base, theta, inner_state, views.map(parameterization.forward, base, theta)
+            if rebase_every is None:
+                new = old
+            elif every_step:
+                new = renewed(*old)
+            else:
+                due = count % rebase_every == 0
+                new = jax.lax.cond(due, renewed, lambda *old: old, *old)
+            base, theta, inner_state, weights = new
+            return views.moves(params, weights), base, theta, inner_state
 
         count = optax.safe_increment(state.reparameterize_count)
         grads = on_auto_axes(
@@ -156,9 +181,9 @@ def reparameterize(
         )
         steps, inner_state = inner.update(grads, state.inner_state, state.theta, **extra_args)
         theta = optax.apply_updates(state.theta, steps)
-        base, theta, updates = on_auto_axes(
-            join, count, state.base, theta, params, like=(state.base, state.theta, params)
-        )
+        new = count, state.base, theta, inner_state, params
+        like = params, state.base, state.theta, state.inner_state
+        updates, base, theta, inner_state = on_auto_axes(join, *new, like=like)
         return updates, ReparameterizeState(
             reparameterize_count=count, base=base, theta=theta, inner_state=inner_state
         )
