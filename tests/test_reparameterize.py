@@ -246,6 +246,17 @@ def test_a_bad_rebase_every_is_an_error_that_names_it(rebase_every):
         orthojax.reparameterize(optax.sgd(0.1), "cayley", rebase_every)
 
 
+def test_an_optimizer_that_was_not_called_is_an_error_that_shows_the_call():
+    with pytest.raises(TypeError, match=r"`inner`.*optax\.adam\(1e-3\).*function adam"):
+        orthojax.reparameterize(optax.adam, "cayley")
+
+
+def test_a_partition_without_orthogonal_leaves_trains_the_rest():
+    params = {"bias": jnp.ones(3)}
+    tx = orthojax.orthogonal(optax.sgd(0.1), rebase_every=2)
+    np.testing.assert_allclose(first_update(tx, params, params)["bias"], -0.1)
+
+
 def test_an_unknown_map_is_an_error_that_lists_the_maps():
     with pytest.raises(ValueError, match=r"cayley.*qr.*did you mean 'cayley'.*'cayle'"):
         orthojax.reparameterize(optax.sgd(0.1), "cayle")

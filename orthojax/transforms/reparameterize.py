@@ -113,6 +113,10 @@ def reparameterize(
     >>> bool(orthojax.orthogonality_error(params["kernel"]) < 1e-5)
     True
     """
+    if not (hasattr(inner, "init") and hasattr(inner, "update")):
+        raise TypeError(
+            f"`inner` is an Optax transformation such as optax.adam(1e-3), got {inner!r}."
+        )
     inner = optax.with_extra_args_support(inner)
     parameterization = by_name(parameterization)
     if isinstance(rebase_every, int) and rebase_every < 1:
