@@ -1,0 +1,108 @@
+"""Orbax checkpoints of the training state, which restore into the same run or say why not.
+
+Beside the arrays lies a JSON record of the configuration and of the shapes: it tells a checkpoint
+of another run, which is an error, from an unreadable one, in whose place an older one is taken.
+"""
+
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+
+from experiments import configuration
+
+
+def _shapes(state):
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `directory`; a context, because saving goes on behind it."""
+
+    def __init__(self, directory: Path, config):
+        self._directory = directory.absolute()
+        self._config = configuration.as_json(config)
+        options = ocp.CheckpointManagerOptions(max_to_keep=config.checkpoints_kept)
+        self._orbax = ocp.CheckpointManager(self._directory, options=options)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._orbax.close()
+
+    def save(self, step, state):
+        """Saves `state` as that after `step` steps; its arrays may be donated on return."""
+        if step in self._orbax.all_steps():
+            return
+        meta = {"step": step, "config": self._config, "shapes": _shapes(state)}
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        self._orbax.save(step, args=args, force=True)
+
+    def wait(self):
+        """Returns when all that was saved is on disk."""
+        self._orbax.wait_until_finished()
+
+    def restore(self, target):
+        """Returns the newest readable state, or None if there is no checkpoint.
+
+        `target` is the state as `jax.ShapeDtypeStruct`s with shardings. Raises
+        `ConfigurationError` for a checkpoint of another configuration or of other shapes, and if
+        there are checkpoints but none can be read.
+        """
+        steps = sorted(self._orbax.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                record = ocp.args.Composite(meta=ocp.args.JsonRestore())
+                meta = self._orbax.restore(step, args=record).meta
+                stored, config = meta["shapes"], meta["config"]
+            except Exception as error:  # Whatever a damaged file makes Orbax raise.
+                self._set_aside(step, error)
+                continue
+            self._check_fits(step, stored, config, target)
+            try:
+                arrays = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+                return self._orbax.restore(step, args=arrays).state
+            except Exception as error:
+                self._set_aside(step, error)
+        if steps:
+            raise configuration.ConfigurationError(
+                f"none of the checkpoints {steps} in {self._directory} can be read; "
+                "give another --workdir."
+            )
+        return None
+
+    def _check_fits(self, step, stored, config, target):
+        where = f"the checkpoint of step {step} in {self._directory}"
+        configuration.check_same(config, self._config, where)
+        needed = _shapes(target)
+        different = [
+            f"{path}: {stored.get(path, 'nothing')} there, {needed.get(path, 'nothing')} now"
+            for path in sorted(stored.keys() | needed.keys())
+            if stored.get(path) != needed.get(path)
+        ]
+        if different:
+            more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+            raise configuration.ConfigurationError(
+                f"{where} does not fit ({'; '.join(different[:3])}{more}); give another --workdir."
+            )
+
+    def _set_aside(self, step, error):
+        """Moves an unreadable checkpoint away, so that its step can be saved again."""
+        aside = self._directory.parent / "unreadable_checkpoints" / str(step)
+        aside.parent.mkdir(exist_ok=True)
+        while aside.exists():
+            aside = aside.with_name(f"{aside.name}_")
+        (self._directory / str(step)).rename(aside)
+        self._orbax.reload()
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        logging.warning(
+            "Checkpoint of step %d cannot be read (%s); moved to %s, taking the one before.",
+            step,
+            reason,
+            aside,
+        )

@@ -1,0 +1,175 @@
+"""What a run writes beside its checkpoints.
+
+config.json      the configuration
+status.json      running, done, interrupted, diverged or failed, and at which step
+metrics.jsonl    a line with configuration, versions and devices, then one a measurement; nothing in
+                 it depends on the time, so a run that was interrupted writes the same bytes
+tensorboard/     the same measurements as TensorBoard events
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+import orthojax
+from experiments import configuration
+
+
+class Diverged(RuntimeError):
+    """A measurement is not finite."""
+
+
+class Interrupted(RuntimeError):
+    """A signal asked the run to stop."""
+
+    def __init__(self, signal_number, step):
+        super().__init__(f"stopped at step {step}, which is saved")
+        self.signal_number = signal_number
+
+
+def header(config) -> dict:
+    """Returns what a reader of the numbers has to know of their making."""
+    packages = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
+    device = jax.local_devices()[0]
+    return {
+        "config": configuration.as_json(config),
+        "versions": {
+            "python": platform.python_version(),
+            **packages,
+            "orthojax": orthojax.__version__,
+        },
+        "revision": _revision(),
+        "devices": {"kind": device.device_kind, "count": jax.local_device_count()},
+    }
+
+
+def _revision():
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "."], capture_output=True)
+    except OSError:  # No git here.
+        return None
+    if revision.returncode:
+        return None
+    return revision.stdout.strip() + ("+changes" if changed.returncode else "")
+
+
+def read(path) -> tuple[dict, list[dict]]:
+    """Returns the header and the rows of a metrics.jsonl; an incomplete last line is left out."""
+    lines = Path(path).read_text().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):  # Killed while writing it.
+        lines.pop()
+    first, *rows = map(json.loads, lines) if lines else [{}]
+    return first, rows
+
+
+def write_json(path, content):
+    """Writes all of `content` or nothing."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(part, path)
+
+
+class Log:
+    """The files of one run, from `step` on; measurements after `step` are dropped.
+
+    A context: how it is left decides what status.json says in the end.
+    """
+
+    def __init__(self, workdir: Path, config, step: int):
+        self._workdir, self._steps = workdir, config.steps
+        self._began, self._step, self._finite = time.monotonic(), step, step
+        self._latest = {}  # {name: value} of the last measurement
+        write_json(workdir / "config.json", configuration.as_json(config))
+        path = workdir / "metrics.jsonl"
+        first, rows = read(path) if path.exists() and step else ({}, [])
+        with path.with_suffix(".part").open("w") as part:
+            for row in [first or header(config), *(r for r in rows if r["step"] <= step)]:
+                part.write(json.dumps(row) + "\n")
+        os.replace(path.with_suffix(".part"), path)
+        self._rows = path.open("a")
+        # TensorBoard hides what an interrupted run wrote from `purge_step` on.
+        purge = step + 1 if step else 0
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
+        # disable=None: a bar on a terminal only.
+        self._bar = tqdm(total=config.steps, initial=step, disable=None, unit="step", leave=False)
+
+    def __enter__(self):
+        self._write_status("running")
+        return self
+
+    def __exit__(self, kind, error, _):
+        self._rows.close()
+        self._events.close()
+        self._bar.close()
+        if kind is None:
+            self._write_status("done")
+        elif issubclass(kind, Interrupted | KeyboardInterrupt):
+            self._write_status("interrupted")
+        elif issubclass(kind, Diverged):
+            self._write_status("diverged", str(error))
+        else:
+            self._write_status("failed", f"{kind.__name__}: {error}")
+
+    def _write_status(self, status, message=""):
+        seconds = round(time.monotonic() - self._began, 1)
+        content = {"status": status, "step": self._step, "steps": self._steps, "seconds": seconds}
+        write_json(
+            self._workdir / "status.json", content | ({"message": message} if message else {})
+        )
+
+    def advance(self, step):
+        """Counts up to `step` on the progress bar."""
+        self._bar.update(step - self._step)
+        self._step = step
+
+    def say(self, text):
+        """Prints `text` above the progress bar."""
+        self._bar.write(text) if not self._bar.disable else print(text, flush=True)
+
+    def _summary(self, step, measured):
+        parts = [f"step {step:>{len(str(self._steps))}}/{self._steps}"]
+        if "train_loss" in self._latest:
+            parts.append(f"train loss {self._latest['train_loss']:.4f}")
+        parts.append(f"test loss {measured['test_loss']:.4f}")
+        parts.append(f"test accuracy {measured['test_accuracy']:.2%}")
+        if measured["orthogonality_error"]:
+            worst = max(measured["orthogonality_error"].values())
+            parts.append(f"orthogonality error {worst:.1e}")
+        return "  ".join(parts)
+
+    def check(self, step, measured):
+        """Raises `Diverged` unless all numbers are finite."""
+        for name, value in configuration.flatten(measured).items():
+            if not np.all(np.isfinite(value)):
+                raise Diverged(
+                    f"{name} is {value} at step {step}, all was finite at step {self._finite}; "
+                    "try a lower optimizer.lr or a positive optimizer.clip_norm."
+                )
+            self._latest[name] = value
+        self._finite = step
+
+    def write(self, step, measured):
+        """Writes numbers or [min, max] pairs, in dicts nested at will. Raises `Diverged`."""
+        self.check(step, measured)
+        self._rows.write(json.dumps({"step": step, **measured}) + "\n")
+        if "test_loss" in measured:
+            self.say(self._summary(step, measured))
+        self._rows.flush()  # So that a kill after the next checkpoint finds the row in the file.
+        for name, value in configuration.flatten(measured).items():
+            if isinstance(value, list):
+                for end, x in zip(("min", "max"), value, strict=True):
+                    self._events.add_scalar(f"{name}/{end}", x, step)
+            else:
+                self._events.add_scalar(name, value, step)
+        self._write_status("running")
