@@ -18,8 +18,12 @@ from orthojax.matrices import MatrixAxes, default_axes
 Initializer = Callable[..., jax.Array]
 
 
+def _wide(dtype):
+    return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
+
+
 def _haar(key, shape, dtype):
-    return qr_positive(jax.random.normal(key, shape, jnp.promote_types(dtype, jnp.float32)))
+    return qr_positive(jax.random.normal(key, shape, _wide(dtype)))
 
 
 def orthogonal(
@@ -99,7 +103,7 @@ def near_identity(scale: float = 0.0) -> Initializer:
     """
 
     def init(key, shape: Sequence[int], dtype: Any = jnp.float32):
-        wide = jnp.promote_types(dtype, jnp.float32)
+        wide = _wide(dtype)
         eye = jnp.broadcast_to(jnp.eye(*shape[-2:], dtype=wide), shape)
         noise = jax.random.normal(key, shape, wide) / max(shape[-2:]) ** 0.5
         axes = MatrixAxes(-2, -1)

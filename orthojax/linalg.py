@@ -23,7 +23,7 @@ def at_least_float32(x: jax.Array) -> jax.Array:
             "Orthogonal maps are real: they need a floating-point kernel, "
             f"got {x.dtype} of shape {x.shape}."
         )
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
 def eye_like(x: jax.Array) -> jax.Array:

@@ -29,6 +29,6 @@ import pytest
 
 @pytest.fixture
 def x64():
-    """float64, and no silent change of dtype or rank: for tests of formulas."""
+    """float64, and no silent change of rank: for tests of formulas."""
     with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
         yield

@@ -28,6 +28,13 @@ RETRACTIONS = {k: p for k, p in PARAMETERIZATIONS.items() if p.is_retraction}
 SHAPES = [(4, 4), (5, 4), (2, 7, 3)]
 EDGES = [(1, 1), (5, 1), (7, 3), (2, 4, 4)]
 
+
+@pytest.fixture(autouse=True)
+def strict():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 even_edges = pytest.mark.parametrize("shape", SHAPES + EDGES, ids=str)
 

@@ -267,6 +267,7 @@ def test_missing_files_are_named(tmp_path):
         ("a.gz", gzip.compress(bytes(1000))[:-12]),
         ("a.gz", b"not gzip"),
     ],
+    ids=["short xz", "short gz", "no gz"],  # gzip's bytes hold the time.
 )
 def test_a_damaged_file_is_named(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)

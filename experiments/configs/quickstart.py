@@ -25,7 +25,7 @@ def get_config():
     c.eval_batch_size = 1000
     c.log_every = 20
     c.eval_every = 40
-    c.checkpoint_every = 400
+    c.checkpoint_every = 200
     c.checkpoints_kept = 2
     c.parallel = "jit"
     c.data = {"name": "mnist_5k", "dir": "", "augment": "none"}

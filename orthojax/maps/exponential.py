@@ -81,7 +81,7 @@ def expm(a: jax.Array) -> jax.Array:
     a2 = matmul(a, a)
     a3 = matmul(a, a2)
     a6 = matmul(a3, a3)
-    log2_norm = prescale + _log2_norm(a6) / 6 - mean
+    log2_norm = prescale.astype(a.dtype) + _log2_norm(a6) / 6 - mean
     needed = jnp.ceil(log2_norm - math.log2(scaled)).astype(jnp.int32)
     needed = jnp.where(log2_norm <= math.log2(unscaled), 0, needed)
     shift = prescale - jnp.minimum(needed, _MAX_SQUARINGS)

@@ -51,7 +51,8 @@ def low_rank(cutoff: float = 0.0) -> Parameterization:
         columns = keep[..., None, :]
         core = jnp.where(columns, s[..., None, :] * eye_like(vt), 0)
         rank = jnp.sum(keep, axis=-1, dtype=jnp.int32)
-        return Factors(u * columns, vt.mT * columns, rank), core
+        u, v = (jnp.where(columns, basis, 0) for basis in (u, vt.mT))
+        return Factors(u, v, rank), core
 
     def forward(base, core):
         return matmul(matmul(base.u, core), base.v.mT)
