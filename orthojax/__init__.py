@@ -5,6 +5,7 @@ from orthojax.diagnostics import orthogonality_error
 from orthojax.maps import MAPS, cayley, exponential, householder, low_rank, polar, qr
 from orthojax.matrices import MatrixAxes, label_by_path
 from orthojax.parameterization import Parameterization
+from orthojax.transforms.oialr import OIALRState, oialr
 from orthojax.transforms.orthogonal import orthogonal
 from orthojax.transforms.reparameterize import ReparameterizeState, reparameterize
 from orthojax.transforms.riemannian import retract, riemannian_gradient

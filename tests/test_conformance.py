@@ -43,6 +43,10 @@ def _low_rank(lr=0.1):
     return orthojax.reparameterize(optax.sgd(lr, 0.9), orthojax.low_rank(), rebase_every=2)
 
 
+def _oialr(lr=0.1):
+    return orthojax.oialr(optax.sgd(lr, 0.9), delay=1, every=2)
+
+
 # Name: (learning rate -> transformation, shapes of params). A new transformation adds a row.
 TRANSFORMATIONS = {
     "cayley": (functools.partial(_reparameterize, name="cayley"), MATRICES),
@@ -57,6 +61,7 @@ TRANSFORMATIONS = {
     "riemannian_gradient": (lambda lr=0.1: orthojax.riemannian_gradient(), MATRICES),
     "links": (_links, MATRICES),
     "retract_qr": (lambda lr=0.1: orthojax.retract("qr"), MATRICES),
+    "oialr": (_oialr, MATRICES),
     "orthogonal": (lambda lr=0.1: orthojax.orthogonal(optax.adam(lr)), MODEL),
 }
 

@@ -44,7 +44,7 @@ def _pull_back(parameterization, at_base):
 _SQUARES = {"nu", "nu_max", "sum_of_squares"}
 
 
-def _transported(inner, inner_state, old, new, transport):
+def transported(inner, inner_state, old, new, transport):
     """The state of `inner`, with what is shaped like theta moved from the base `old` to `new`."""
 
     def moved(squared):
@@ -163,7 +163,7 @@ def reparameterize(
                     weights = views.map(parameterization.forward, new_base, theta)
                 if parameterization.transport is not None:
                     transport = parameterization.transport
-                    inner_state = _transported(inner, inner_state, base, new_base, transport)
+                    inner_state = transported(inner, inner_state, base, new_base, transport)
                 return new_base, theta, inner_state, weights
 
             old = base, theta, inner_state, views.map(parameterization.forward, base, theta)
