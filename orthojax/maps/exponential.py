@@ -98,7 +98,9 @@ def expm(a: jax.Array) -> jax.Array:
             k < most, lambda x: jnp.where(k < needed, matmul(x, x), x), lambda x: x, x
         ), None
 
-    x, _ = jax.lax.scan(square, x, jnp.arange(_MAX_SQUARINGS, dtype=jnp.int32))
+    # Small norms square nothing, and then keep no intermediate results for the derivative either.
+    steps = jnp.arange(_MAX_SQUARINGS, dtype=jnp.int32)
+    x = jax.lax.cond(most > 0, lambda x: jax.lax.scan(square, x, steps)[0], lambda x: x, x)
     return jnp.where(needed > _MAX_SQUARINGS, jnp.nan, x)
 
 
