@@ -32,3 +32,14 @@ def x64():
     """float64, and no silent change of rank: for tests of formulas."""
     with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """(workdir, final state) of the tiny run of `runs.py`."""
+    from runs import tiny
+
+    from experiments import run
+
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    return workdir, run.train(tiny(), workdir)

@@ -1,0 +1,157 @@
+"""Mistakes in a configuration or on the command line are one line."""
+
+import sys
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from runs import QUICKSTART, start, tiny
+
+from experiments import command_line, configuration, data, run, training
+
+
+def parse(monkeypatch, capsys, *arguments):
+    """The code and message with which the command line of `arguments` is refused."""
+    argv = ["run.py", *arguments]
+    monkeypatch.setattr(sys, "argv", argv)
+    flags.FLAGS.unparse_flags()
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            command_line.parse_flags(argv)
+    finally:
+        for name in [name for name in flags.FLAGS if name.startswith("config.")]:
+            delattr(flags.FLAGS, name)
+        flags.FLAGS.mark_as_parsed()
+    return stopped.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--config.optimizer.lrr=1", ["--config.optimizer.lrr", "nearest: optimizer.lr"]),
+        ("--config.lr=1", ["--config.lr", "nearest: optimizer.lr"]),
+        ("--config.steps.x=1", ["--config.steps.x", "nearest: steps"]),
+        ("--config.model.widht=1", ["--config.model.widht", "model.width"]),
+        ("--config.steps=1.5", ["--config.steps=1.5", "int"]),
+        ("--config.optimizer.lr=fast", ["--config.optimizer.lr=fast", "float"]),
+        ("--config.optimizer=3", ["--config.optimizer=3"]),
+        ("--wrokdir=x", ["wrokdir", "workdir"]),
+    ],
+)
+def test_a_misspelt_or_ill_typed_flag_is_one_line_with_the_nearest_name(
+    monkeypatch, capsys, argument, words
+):
+    code, message = parse(monkeypatch, capsys, f"--config={QUICKSTART}", argument)
+    assert code == 2
+    assert message.count("\n") == 1
+    for word in words:
+        assert word in message
+
+
+def test_a_missing_configuration_is_one_line_with_the_nearest_file(monkeypatch, capsys):
+    code, message = parse(monkeypatch, capsys, "--config=configs/quikstart.py", "--config.seed=1")
+    assert (code, message.count("\n")) == (2, 1)
+    assert str(QUICKSTART) in message
+    code, message = parse(monkeypatch, capsys)
+    assert (code, message.count("\n")) == (2, 1)
+    assert "quickstart" in message
+
+
+@pytest.mark.slow
+def test_a_mistake_ends_the_program_with_code_2_and_no_traceback(tmp_path):
+    process = start(tmp_path / "new", "--config.constraint.map=cayly")
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 2
+    assert output == "Error: constraint.map: unknown name 'cayly'; nearest: cayley.\n"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"data__name": "mnist5k"}, ["data.name", "mnist_5k"]),
+        ({"data__augment": "flip"}, ["data.augment", "crop_flip"]),
+        ({"model__name": "mpl"}, ["model.name", "mlp"]),
+        ({"model__activation": "tahn"}, ["model.activation", "tanh"]),
+        ({"optimizer__name": "adm"}, ["optimizer.name", "adam"]),
+        ({"optimizer__schedule": "cosin"}, ["optimizer.schedule", "cosine"]),
+        ({"constraint__map": "housholder"}, ["constraint.map", "householder"]),
+        ({"parallel": "pmp"}, ["parallel", "pmap"]),
+        ({"steps": 0}, ["steps must be positive, got 0"]),
+        ({"batch_size": -8}, ["batch_size must be positive, got -8"]),
+        ({"log_every": 0}, ["log_every must be positive"]),
+        ({"optimizer__lr": float("nan")}, ["optimizer.lr must be positive, got nan"]),
+        ({"optimizer__warmup_steps": 12}, ["optimizer.warmup_steps=12", "steps=12"]),
+        ({"optimizer__weight_decay": 0.1}, ["optimizer.weight_decay=0.1", "adamw"]),
+        ({"constraint__rules": ((".*", "orthogonl"),)}, ["constraint.rules", "orthogonal"]),
+        ({"constraint__rules": (("(", "free"),)}, ["constraint.rules", "'('"]),
+        ({"constraint__rules": ("free",)}, ["constraint.rules", "'free'"]),
+        ({"arms": {"a": {"optimizer": {"lrr": 1.0}}}}, ["arms.a", "optimizer.lr"]),
+        ({"arms": {"a": {"steps": "many"}}}, ["arms.a", "steps='many'"]),
+    ],
+)
+def test_a_configuration_that_cannot_be_right_is_one_line_that_names_the_field(overrides, words):
+    with pytest.raises(configuration.ConfigurationError) as error:
+        tiny(**overrides)
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"batch_size": 4008}, ["batch_size=4008", "4000 training examples"]),
+        ({"batch_size": 12}, ["batch_size=12", "8 local devices"]),
+        ({"eval_batch_size": 100}, ["eval_batch_size=100", "8 local devices"]),
+        (
+            {"constraint__rules": (("hidden.*", "orthogonal"),)},
+            ["constraint.rules", "embed/bias", '(".*", ...)'],
+        ),
+        (
+            {"constraint__rules": (("hiden.*", "orthogonal"), (".*", "free"))},
+            ["constraint.rules", "hidden_0/kernel"],
+        ),
+        (
+            {"data__name": "cifar10", "data__dir": "/nowhere"},
+            ["cifar10", "prepare_data.py", "/nowhere"],
+        ),
+    ],
+)
+def test_what_does_not_fit_the_data_or_the_model_is_one_line_and_writes_nothing(
+    tmp_path, overrides, words
+):
+    with pytest.raises(configuration.ConfigurationError) as error:
+        run.train(tiny(**overrides), tmp_path / "new")
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_configuration_without_a_field_is_an_error_that_names_it():
+    config = tiny().copy_and_resolve_references().unlock()
+    del config.optimizer.clip_norm
+    with pytest.raises(configuration.ConfigurationError, match="lacks optimizer"):
+        configuration.check(config)
+    config.optimizer.clip_norm = 0.0
+    config.optimizer.nesterov = True
+    with pytest.raises(configuration.ConfigurationError, match="nesterov"):
+        configuration.check(config)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(QUICKSTART.parent.glob("[!_]*.py")), ids=lambda path: path.stem
+)
+def test_each_configuration_constrains_what_its_optimizer_accepts(path):
+    namespace = {}
+    exec(compile(path.read_text(), str(path), "exec"), namespace)
+    assert f"--config=experiments/configs/{path.name}" in namespace["__doc__"]
+    shape = (32, 32, 3) if "cifar" in path.stem else (28, 28, 1)
+    split = data.Split(np.zeros((1, *shape), np.uint8), np.zeros(1, np.int32))
+    dataset = data.Dataset("zeros", split, split, 10, (0.5,) * shape[-1], (0.2,) * shape[-1])
+    for arm in configuration.arms(namespace["get_config"]()).values():
+        model, optimizer = training.make_model(arm, dataset), training.make_optimizer(arm)
+        state = jax.eval_shape(lambda m=model, o=optimizer: training.init_state(m, o))
+        configuration.check_rules(arm, state.params)
