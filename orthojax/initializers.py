@@ -74,8 +74,8 @@ def delta_orthogonal(scale: float = 1.0) -> Initializer:
     elsewhere.
 
     An isometry of the input (out >= in) or onto the output (out < in) for stride 1 and circular or
-    zero padding: Xiao, Bahri, Sohl-Dickstein, Schoenholz, Pennington 2018, arXiv:1806.05393,
-    algorithm 1. Windows of odd length have a centre; even ones use the tap right of it.
+    zero padding: Xiao, Bahri, Sohl-Dickstein, Schoenholz, Pennington 2018, arXiv:1806.05393.
+    Windows of odd length have a centre; even ones use the tap right of it.
     """
 
     def init(key, shape: Sequence[int], dtype: Any = jnp.float32):

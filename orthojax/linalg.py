@@ -51,7 +51,7 @@ def tangent(base: jax.Array, x: jax.Array) -> jax.Array:
     both [..., n, p].
 
     Self-adjoint, and the Riemannian gradient in the Euclidean metric (Edelman, Arias, Smith 1998,
-    arXiv:physics/9806030, eq. 2.4 and 2.53). Cost: 2 products n p^2.
+    arXiv:physics/9806030). Cost: 2 products n p^2.
     """
     return x - matmul(base, sym(matmul(base.mT, x)))
 
@@ -78,24 +78,19 @@ def largest(x: jax.Array) -> jax.Array:
     return _largest_of_batch(jnp.max(jax.lax.stop_gradient(x)))
 
 
+@jax.custom_jvp
 def right_divide(x: jax.Array, a: jax.Array) -> jax.Array:
     """X A^{-1} for `x` [..., n, p] and `a` [..., p, p].
 
     The derivative, (dX - Y dA) A^{-1}, and its transpose are products: A is factorized once.
     """
-    return _right_divide(x, a)
-
-
-@jax.custom_jvp
-def _right_divide(x, a):
-    if (
-        x.shape[-2] > a.shape[-1]
-    ):  # A triangular solve with n right-hand sides is slower than a product.
+    # A triangular solve with many right-hand sides is slower than a product.
+    if x.shape[-2] > a.shape[-1]:
         return matmul(x, jnp.linalg.inv(a))
     return jnp.linalg.solve(a.mT, x.mT).mT
 
 
-@_right_divide.defjvp
+@right_divide.defjvp
 def _(primals, tangents):
     (x, a), (dx, da) = primals, tangents
     inverse = jnp.linalg.inv(a)
@@ -114,7 +109,7 @@ def qr_positive(
     """Q of the thin decomposition X = Q R with diag(R) > 0, unique for `x` [..., n, p] of full
     rank.
 
-    `method="cholesky"` is CholeskyQR2 (Yamamoto et al. 2015, doi:10.1553/etna_vol44s306): two
+    `method="cholesky"` is CholeskyQR2 (Yamamoto et al. 2015, ETNA 44:306): two
     products and two triangular solves, accurate while cond(X)^2 < 1/eps, NaN beyond. The derivative
     needs R = Q'X only, no second factorization.
     """

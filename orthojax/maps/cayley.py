@@ -58,7 +58,7 @@ def cayley() -> Parameterization:
 
     which for square B is B (I - K/2)^{-1} (I + K/2), and for tall B the retraction (I - A/2)^{-1}
     (I + A/2) B with A = T B' - B T', T = theta - B B'theta / 2 (Wen and Yin 2013,
-    doi:10.1007/s10107-012-0584-1, eq. 7 and lemma 4), of which the 2p x 2p system of the Woodbury
+    doi:10.1007/s10107-012-0584-1), of which the 2p x 2p system of the Woodbury
     identity is eliminated to one of p x p. N + N' >= 2I: never singular.
 
     Range: the Cayley transform misses rotations with the eigenvalue -1 relative to B. The base

@@ -9,7 +9,7 @@ from orthojax.linalg import eye_like, frobenius, largest, matmul, newton_schulz,
 from orthojax.parameterization import Parameterization, around_a_point
 
 # exp to degree 18 by 5 products, with coefficients of (I, A, A^2, A^3, A^6): Bader, Blanes, Casas
-# 2019, doi:10.3390/math7121174, sec. 3. A test expands them to 1/k!.
+# 2019, doi:10.3390/math7121174. A test expands them to 1/k!.
 _T18 = (
     (0, -1.00365581030144618291e-01, -8.02924648241156932449e-03, -8.92138498045729985177e-04, 0),
     (
@@ -148,8 +148,8 @@ def exponential() -> Parameterization:
         W = exp(A) B,    A = T B' - B T',  T = theta - B B'theta / 2,
 
     for square B the same as B exp(skew(B'theta)): the geodesics of the orthogonal group, and for
-    tall B those of the canonical metric (Edelman, Arias, Smith 1998, arXiv:physics/9806030, eq.
-    2.41). For n >= 2p through the exponential of a 2p x 2p matrix, never of n x n.
+    tall B those of the canonical metric (Edelman, Arias, Smith 1998, arXiv:physics/9806030).
+    For n >= 2p through the exponential of a 2p x 2p matrix, never of n x n.
 
     Range: the whole component of B, in square shape all rotations relative to B; every rotation by
     angles below pi once. Far out (an angle difference of 2 pi) the derivative is singular: rebase

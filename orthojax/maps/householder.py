@@ -31,9 +31,8 @@ def _gram(v):
 @_gram.defjvp
 def _(primals, tangents):
     (v,), (dv,) = primals, tangents
-    half = matmul(
-        v.mT, dv
-    )  # Once, where the product rule has it twice: the transpose saves a product too.
+    # Once, where the product rule has it twice: the transpose saves a product too.
+    half = matmul(v.mT, dv)
     return _gram(v), half + half.mT
 
 
@@ -42,7 +41,7 @@ def reflect(v: jax.Array, x: jax.Array | None = None) -> jax.Array:
 
     `x` [..., n, p], by default the first k columns of the identity, which saves a product. In
     compact WY form, I - V S^{-1} V' with S = striu(V'V) + diag(V'V) / 2 (Likhosherstov et al. 2021,
-    arXiv:2004.08675, theorem 1), since `jax.lax.linalg.householder_product` has no derivative: 2
+    arXiv:2004.08675), since `jax.lax.linalg.householder_product` has no derivative: 2
     products n k p and a triangular solve k x k.
 
     >>> import jax.numpy as jnp

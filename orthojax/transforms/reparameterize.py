@@ -74,7 +74,7 @@ def reparameterize(
 
     Changing the base is `init` applied to the current W: `rebase_every=None` is a static
     parameterization, `1` Riemannian descent with forward(base, .) as its retraction, `K` a dynamic
-    trivialization (Lezcano-Casado 2019, arXiv:1909.09501, algorithm 1). Moments of `inner` stay in
+    trivialization (Lezcano-Casado 2019, arXiv:1909.09501). Moments of `inner` stay in
     their coordinates across a change of base; maps around a point see the tangent part of them
     only, i.e. transport them by projection.
 

@@ -30,9 +30,9 @@ def riemannian_gradient(
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces the gradient G of the loss by its Riemannian gradient on the Stiefel manifold.
 
-    In the Euclidean metric G - W sym(W'G), in the canonical metric G - W G'W (Edelman, Arias, Smith
-    1998, arXiv:physics/9806030, eq. 2.53 with tr(D'D), and 2.53 with tr(D'(I - WW'/2)D)). The two
-    agree in direction for square W, where the second is twice the first. Weights are taken to be
+    In the Euclidean metric, tr(D'D), it is G - W sym(W'G); in the canonical metric,
+    tr(D'(I - WW'/2)D), G - W G'W (Edelman, Arias, Smith 1998, arXiv:physics/9806030). For square W
+    the second is twice the first. Weights are taken to be
     orthonormal: `retract`, last in the chain, keeps them so. Cost: 2 products n p^2. No state.
 
     Args:
