@@ -204,10 +204,9 @@ def constrained(params, rules) -> dict[str, tuple[jax.Array, matrices.MatrixAxes
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = matrices.path_name(path)
         label = matrices.first_match(rules, name, leaf)
-        if isinstance(label, matrices.MatrixAxes):
-            kernels[name] = leaf, label
-        elif label != "free":
-            kernels[name] = leaf, matrices.default_axes(name, leaf)
+        if label != "free":
+            axes = None if label == "orthogonal" else label
+            kernels[name] = leaf, matrices.axes_of(name, leaf, axes)
     return kernels
 
 

@@ -12,18 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from orthojax.linalg import orthonormalize, qr_positive
+from orthojax.linalg import orthonormalize, qr_positive, wide_dtype
 from orthojax.matrices import MatrixAxes, default_axes
 
 Initializer = Callable[..., jax.Array]
 
 
-def _wide(dtype):
-    return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
-
-
 def _haar(key, shape, dtype):
-    return qr_positive(jax.random.normal(key, shape, _wide(dtype)))
+    return qr_positive(jax.random.normal(key, shape, wide_dtype(dtype)))
 
 
 def orthogonal(
@@ -103,7 +99,7 @@ def near_identity(scale: float = 0.0) -> Initializer:
     """
 
     def init(key, shape: Sequence[int], dtype: Any = jnp.float32):
-        wide = _wide(dtype)
+        wide = wide_dtype(dtype)
         eye = jnp.broadcast_to(jnp.eye(*shape[-2:], dtype=wide), shape)
         noise = jax.random.normal(key, shape, wide) / max(shape[-2:]) ** 0.5
         axes = MatrixAxes(-2, -1)

@@ -15,6 +15,11 @@ from jax.scipy.linalg import solve_triangular
 matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
+def wide_dtype(dtype):
+    """`dtype`, or float32 if that is wider."""
+    return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
+
+
 def at_least_float32(x: jax.Array) -> jax.Array:
     """`x` in its own precision, or in float32 if that is lower: bfloat16 has no solve, QR, SVD or
     Cholesky."""
@@ -23,7 +28,7 @@ def at_least_float32(x: jax.Array) -> jax.Array:
             "Orthogonal maps are real: they need a floating-point kernel, "
             f"got {x.dtype} of shape {x.shape}."
         )
-    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+    return x.astype(wide_dtype(x.dtype))
 
 
 def eye_like(x: jax.Array) -> jax.Array:

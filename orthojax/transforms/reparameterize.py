@@ -26,9 +26,8 @@ class ReparameterizeState(NamedTuple):
 
 def _pull_back(parameterization, at_base):
     """(base, theta, W, dL/dW) -> dL/dtheta, in the cheapest way there is."""
-    if (
-        at_base
-    ):  # theta = 0, where the derivative of a retraction is the projection on the tangent space.
+    if at_base:
+        # theta = 0, where a retraction's derivative is the projection on the tangent space.
         return lambda base, theta, w, g: tangent(base, g)
     if parameterization.pull_back is not None:
         return parameterization.pull_back
