@@ -1,10 +1,21 @@
 """Orthogonal, Stiefel and low-rank weights as Optax gradient transformations."""
 
-from orthojax import diagnostics, initializers, matrices
+from orthojax import diagnostics, initializers, matrices, ranks
+from orthojax.bases import Basis
 from orthojax.diagnostics import orthogonality_error
+from orthojax.factored import (
+    Factored,
+    absorb,
+    basis_gradients,
+    bind,
+    materialize,
+    size_report,
+)
+from orthojax.low_rank_training import OIALR
 from orthojax.maps import MAPS, cayley, exponential, householder, low_rank, polar, qr
 from orthojax.matrices import MatrixAxes, label_by_path
 from orthojax.parameterization import Parameterization
+from orthojax.tracing import call_order
 from orthojax.transforms.oialr import OIALRState, oialr
 from orthojax.transforms.orthogonal import orthogonal
 from orthojax.transforms.reparameterize import ReparameterizeState, reparameterize

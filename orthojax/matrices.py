@@ -58,6 +58,13 @@ class MatrixAxes(NamedTuple):
         permutation, batch, _ = self._permutation(shape)
         return permutation[:batch]
 
+    def matrix_shape(self, shape: Sequence[int]) -> tuple[int, int]:
+        """(n, p) of the view of a leaf of `shape`."""
+        permutation, batch, inputs = self._permutation(shape)
+        rows = math.prod(shape[a] for a in permutation[batch : batch + inputs])
+        columns = math.prod(shape[a] for a in permutation[batch + inputs :])
+        return max(rows, columns), min(rows, columns)
+
     def view(self, x: jax.Array) -> jax.Array:
         """`x` as tall matrices `(*batch, n, p)`."""
         permutation, batch, inputs = self._permutation(x.shape)
@@ -94,6 +101,24 @@ def path_name(path: tuple) -> str:
     return name.removesuffix("/value")  # The leaf of an `nnx.Variable`.
 
 
+def map_named(f: Callable[..., Any], params: Any, is_leaf: Any = None) -> Any:
+    """Tree of f(name of the leaf, leaf)."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: f(path_name(path), leaf), params, is_leaf=is_leaf
+    )
+
+
+def named(params: Any, is_leaf: Any = None) -> dict[str, Any]:
+    """{name of the leaf: leaf}, in the order of the tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_leaf)
+    return {path_name(path): leaf for path, leaf in leaves}
+
+
+def replaced(params: Any, leaves: dict[str, Any]) -> Any:
+    """`params` with the named leaves replaced."""
+    return map_named(lambda name, leaf: leaves.get(name, leaf), params)
+
+
 def first_match(rules: Rules, name: str, leaf: Any) -> Any:
     """The value of the first rule (regular expression of the whole path, value) that matches the
     leaf called `name`."""
@@ -114,9 +139,7 @@ def label_by_path(rules: Rules) -> Callable[[Any], Any]:
     >>> label({"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}})
     {'dense': {'bias': 'free', 'kernel': 'orthogonal'}}
     """
-    return lambda params: jax.tree_util.tree_map_with_path(
-        lambda path, leaf: first_match(rules, path_name(path), leaf), params
-    )
+    return lambda params: map_named(lambda name, leaf: first_match(rules, name, leaf), params)
 
 
 def default_axes(name: str, leaf: Any) -> MatrixAxes:
@@ -150,6 +173,37 @@ def axes_of(name: str, leaf: Any, axes: MatrixAxes | Rules | None) -> MatrixAxes
     if axes is not None and not isinstance(axes, MatrixAxes):
         axes = first_match(axes, name, leaf)
     return default_axes(name, leaf) if axes is None else axes
+
+
+def in_batches(f: Callable[..., Any], rows: Sequence[Any], batches: Sequence[tuple]) -> list[Any]:
+    """[f(*row) for row in rows], where all rows of one matrix shape are computed as one batch.
+
+    A row is a tuple of pytrees of arrays that lead with its batch axes, of the sizes in `batches`.
+    """
+    groups: dict[Any, list[int]] = {}
+    for i, (row, batch) in enumerate(zip(rows, batches, strict=True)):
+        leaves, structure = jax.tree.flatten(row)
+        key = structure, tuple((x.shape[len(batch) :], x.dtype) for x in leaves)
+        groups.setdefault(key, []).append(i)
+
+    results: list[Any] = [None] * len(rows)
+    for members in groups.values():
+        if len(members) == 1:  # Nothing to stack: a sharded stack of layers stays as it lies.
+            results[members[0]] = f(*rows[members[0]])
+            continue
+        flat = [
+            jax.tree.map(lambda x, b=batches[i]: x.reshape(-1, *x.shape[len(b) :]), rows[i])
+            for i in members
+        ]
+        out = f(*jax.tree.map(lambda *xs: jnp.concatenate(xs), *flat))
+        start = 0
+        for i in members:
+            rows_of_i = slice(start, start + math.prod(batches[i]))
+            results[i] = jax.tree.map(
+                lambda x, s=rows_of_i, b=batches[i]: x[s].reshape(*b, *x.shape[1:]), out
+            )
+            start = rows_of_i.stop
+    return results
 
 
 class Views(NamedTuple):
@@ -210,29 +264,7 @@ class Views(NamedTuple):
             tuple(shape[i] for i in axes.batch(shape))
             for axes, shape in zip(self.axes, self.shapes, strict=True)
         ]
-        groups: dict[Any, list[int]] = {}
-        for i, (row, batch) in enumerate(zip(rows, batches, strict=True)):
-            leaves, structure = jax.tree.flatten(row)
-            key = structure, tuple((x.shape[len(batch) :], x.dtype) for x in leaves)
-            groups.setdefault(key, []).append(i)
-
-        results: list[Any] = [None] * len(rows)
-        for members in groups.values():
-            if len(members) == 1:  # Nothing to stack: a sharded stack of layers stays as it lies.
-                results[members[0]] = f(*rows[members[0]])
-                continue
-            flat = [
-                jax.tree.map(lambda x, b=batches[i]: x.reshape(-1, *x.shape[len(b) :]), rows[i])
-                for i in members
-            ]
-            out = f(*jax.tree.map(lambda *xs: jnp.concatenate(xs), *flat))
-            start = 0
-            for i in members:
-                rows_of_i = slice(start, start + math.prod(batches[i]))
-                results[i] = jax.tree.map(
-                    lambda x, s=rows_of_i, b=batches[i]: x[s].reshape(*b, *x.shape[1:]), out
-                )
-                start = rows_of_i.stop
+        results = in_batches(f, rows, batches)
         if outputs is None:
             return self.treedef.unflatten(results)
         columns = ([result[k] for result in results] for k in range(outputs))

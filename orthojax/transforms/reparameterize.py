@@ -10,6 +10,7 @@ import optax
 from orthojax.linalg import tangent
 from orthojax.maps import by_name
 from orthojax.matrices import MatrixAxes, Rules, Views
+from orthojax.moments import map_moments
 from orthojax.parameterization import Parameterization
 from orthojax.sharding import on_auto_axes
 from orthojax.transforms.riemannian import require_params
@@ -37,25 +38,6 @@ def _pull_back(parameterization, at_base):
         return jax.vjp(lambda t: parameterization.forward(base, t), theta)[1](g)[0]
 
     return by_vjp
-
-
-# Where Optax keeps second moments; everything else shaped like theta moves as a gradient does.
-_SQUARES = {"nu", "nu_max", "sum_of_squares"}
-
-
-def transported(inner, inner_state, old, new, transport):
-    """The state of `inner`, with what is shaped like theta moved from the base `old` to `new`."""
-
-    def moved(squared):
-        return optax.tree.map_params(
-            inner, lambda m, old, new: transport(old, new, m, squared), inner_state, old, new
-        )
-
-    def choose(path, linear, squared):
-        names = {getattr(key, "name", None) for key in path}
-        return squared if names & _SQUARES else linear
-
-    return jax.tree_util.tree_map_with_path(choose, moved(False), moved(True))
 
 
 def reparameterize(
@@ -161,8 +143,14 @@ def reparameterize(
                 else:
                     weights = views.map(parameterization.forward, new_base, theta)
                 if parameterization.transport is not None:
-                    transport = parameterization.transport
-                    inner_state = transported(inner, inner_state, base, new_base, transport)
+                    inner_state = map_moments(
+                        inner,
+                        lambda m, squared, old, new: parameterization.transport(
+                            old, new, m, squared
+                        ),
+                        inner_state,
+                        *(base, new_base),
+                    )
                 return new_base, theta, inner_state, weights
 
             old = base, theta, inner_state, views.map(parameterization.forward, base, theta)

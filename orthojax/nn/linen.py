@@ -1,0 +1,67 @@
+"""Low-rank kernels in unmodified Flax Linen models."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from orthojax.factored import is_factored
+
+
+def linen_low_rank():
+    """A context in which Linen's Dense, DenseGeneral and Conv, and what is made of them, such as
+    attention, take a `Factored` kernel and multiply by its factors.
+
+    Under jit it need only be open while tracing. Other modules see the kernels as they are:
+    `OIALR(rules=...)` chooses those of the three kinds.
+
+    >>> import jax, jax.numpy as jnp, orthojax, orthojax.nn
+    >>> from flax import linen as nn
+    >>> model, x = nn.Dense(8), jnp.ones((2, 8))
+    >>> params = model.init(jax.random.key(0), x)["params"]
+    >>> params, bases, _ = orthojax.OIALR(delay=0, every=1, cutoff=0.5).convert(params)
+    >>> with orthojax.nn.linen_low_rank():
+    ...     y = model.apply({"params": orthojax.bind(params, bases)}, x)
+    """
+    return nn.intercept_methods(_interceptor)
+
+
+def _interceptor(next_fun, args, kwargs, context):
+    module = context.module
+    if (
+        context.method_name != "__call__"
+        or not isinstance(module, nn.Dense | nn.DenseGeneral | nn.Conv)
+        or not module.has_variable("params", "kernel")
+    ):
+        return next_fun(*args, **kwargs)
+    kernel = module.get_variable("params", "kernel")
+    if not is_factored(kernel):
+        return next_fun(*args, **kwargs)
+    # Not `next_fun`: it would compare the shape of the kernel with its own.
+    bias = module.get_variable("params", "bias") if module.use_bias else None
+    (x,) = args
+    if kernel.pays and kernel.in_order and kernel.basis.u.ndim == 2:
+        if isinstance(module, nn.Dense | nn.DenseGeneral) and not getattr(module, "batch_dims", ()):
+            return _linear(module, kernel, x, bias)
+        if isinstance(module, nn.Conv) and module.feature_group_count == 1 and module.mask is None:
+            return _conv(module, kernel, x, bias)
+    arrays = {"kernel": kernel.dense()} | ({} if bias is None else {"bias": bias})
+    return module.clone(parent=None).apply({"params": arrays}, x)
+
+
+def _linear(module, kernel, x, bias):
+    axes = getattr(module, "axis", -1)
+    axes = (axes,) if isinstance(axes, int) else tuple(axes)
+    x = jnp.moveaxis(x, axes, tuple(range(-len(axes), 0)))
+    dtype = module.dtype or jnp.result_type(x, kernel.basis.u)
+    y = kernel.apply(x, dtype, module.precision)
+    return y if bias is None else y + bias.astype(y.dtype)
+
+
+def _conv(module, kernel, x, bias):
+    left, core, right = kernel.sides()
+    arrays = {"kernel": left.reshape(*kernel.inputs, -1)}
+    first = module.clone(parent=None, features=left.shape[-1], use_bias=False)
+    y = first.apply({"params": arrays}, x)
+    for factor in right.mT if core is None else core, None if core is None else right.mT:
+        if factor is not None:
+            y = jnp.matmul(y, factor.astype(y.dtype), precision=module.precision)
+    return y if bias is None else y + bias.astype(y.dtype)

@@ -1,0 +1,69 @@
+"""What a model does with its parameters, read off its traced program."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core
+
+from orthojax.matrices import named
+
+
+def call_order(f: Callable[[Any], Any], params: Any) -> list[str]:
+    """Paths of the parameters in the order in which f(params) first uses them.
+
+    `f` is traced, not run: e.g. the loss on one batch, of any framework. Parameters that it does
+    not use are left out. Trees of params are sorted by name (Dense_10 before Dense_2, a head
+    before what it stands on), so the first and the last layer cannot be read off them.
+
+    Args:
+      f: params -> anything.
+      params: arrays or `jax.ShapeDtypeStruct`s.
+
+    >>> import jax.numpy as jnp
+    >>> params = {"head": jnp.ones((2, 1)), "inner": jnp.ones((3, 2))}
+    >>> call_order(lambda p: jnp.ones(3) @ p["inner"] @ p["head"], params)
+    ['inner', 'head']
+    """
+    leaves = named(params)
+    structure = jax.tree.structure(params)
+    program = jax.make_jaxpr(lambda *xs: f(structure.unflatten(xs)))(*leaves.values())
+    seen = dict.fromkeys(range(len(leaves)), False)
+    order = []
+
+    def walk(jaxpr, source):
+        """`source` is {variable of `jaxpr`: number of the parameter}."""
+        for equation in jaxpr.eqns:
+            inner = [p for p in map(_jaxpr_of, _values(equation.params)) if p is not None]
+            for sub in inner:
+                # The operands of scan, jit, remat and custom derivatives are their last inputs in
+                # this order; those before them, such as a cond's index, are no parameters.
+                operands = equation.invars[len(equation.invars) - len(sub.invars) :]
+                walk(
+                    sub,
+                    {
+                        inside: source[outside]
+                        for inside, outside in zip(sub.invars, operands, strict=True)
+                        if isinstance(outside, core.Var) and outside in source
+                    },
+                )
+            for variable in equation.invars:
+                number = source.get(variable) if isinstance(variable, core.Var) else None
+                if number is not None and not seen[number]:
+                    seen[number] = True
+                    order.append(number)
+
+    walk(program.jaxpr, {v: i for i, v in enumerate(program.jaxpr.invars)})
+    names = list(leaves)
+    return [names[i] for i in order]
+
+
+def _values(params):
+    for value in params.values():
+        yield from value if isinstance(value, tuple | list) else (value,)
+
+
+def _jaxpr_of(value):
+    if isinstance(value, core.ClosedJaxpr):
+        return value.jaxpr
+    return value if isinstance(value, core.Jaxpr) else None
