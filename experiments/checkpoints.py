@@ -7,6 +7,7 @@ of another run, which is an error, from an unreadable one, in whose place an old
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from absl import logging
 
@@ -18,6 +19,20 @@ def _shapes(state):
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
+
+
+def _without_empty(target):
+    """`target` with a one in the place of each array of no elements, which Orbax refuses."""
+    return jax.tree.map(lambda x: x if x.size else jnp.ones((1,) * x.ndim, x.dtype), target)
+
+
+def _with_empty(restored, target):
+    """Inverse of `_without_empty`."""
+    return jax.tree.map(
+        lambda x, t: x if t.size else jnp.zeros(t.shape, t.dtype, device=t.sharding),
+        restored,
+        target,
+    )
 
 
 class Checkpoints:
@@ -35,38 +50,57 @@ class Checkpoints:
     def __exit__(self, *_):
         self._orbax.close()
 
-    def save(self, step, state):
-        """Saves `state` as that after `step` steps; its arrays may be donated on return."""
+    def save(self, step, state, layout):
+        """Saves `state` as that after `step` steps; its arrays may be donated on return.
+
+        `layout` is JSON, from which `restore` can tell the shapes of `state`.
+        """
         if step in self._orbax.all_steps():
             return
-        meta = {"step": step, "config": self._config, "shapes": _shapes(state)}
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        meta = {
+            "step": step,
+            "config": self._config,
+            "layout": layout,
+            "shapes": _shapes(state),
+        }
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(_without_empty(state)), meta=ocp.args.JsonSave(meta)
+        )
         self._orbax.save(step, args=args, force=True)
 
     def wait(self):
         """Returns when all that was saved is on disk."""
         self._orbax.wait_until_finished()
 
-    def restore(self, target):
+    def restore(self, abstract):
         """Returns the newest readable state, or None if there is no checkpoint.
 
-        `target` is the state as `jax.ShapeDtypeStruct`s with shardings. Raises
-        `ConfigurationError` for a checkpoint of another configuration or of other shapes, and if
-        there are checkpoints but none can be read.
+        `abstract` takes a layout to the state as `jax.ShapeDtypeStruct`s with shardings, or raises
+        `ValueError`. Raises `ConfigurationError` for a checkpoint of another configuration or of
+        other shapes, and if there are checkpoints but none can be read.
         """
         steps = sorted(self._orbax.all_steps(), reverse=True)
         for step in steps:
             try:
                 record = ocp.args.Composite(meta=ocp.args.JsonRestore())
                 meta = self._orbax.restore(step, args=record).meta
-                stored, config = meta["shapes"], meta["config"]
+                stored, config, layout = meta["shapes"], meta["config"], meta["layout"]
             except Exception as error:  # Whatever a damaged file makes Orbax raise.
                 self._set_aside(step, error)
                 continue
-            self._check_fits(step, stored, config, target)
+            where = f"the checkpoint of step {step} in {self._directory}"
+            configuration.check_same(config, self._config, where)
             try:
-                arrays = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-                return self._orbax.restore(step, args=arrays).state
+                target = abstract(layout)
+            except ValueError as error:
+                raise configuration.ConfigurationError(
+                    f"{where} does not fit: {error}; give another --workdir."
+                ) from error
+            self._check_shapes(where, stored, target)
+            try:
+                item = ocp.args.StandardRestore(_without_empty(target))
+                restored = self._orbax.restore(step, args=ocp.args.Composite(state=item)).state
+                return _with_empty(restored, target)
             except Exception as error:
                 self._set_aside(step, error)
         if steps:
@@ -76,9 +110,7 @@ class Checkpoints:
             )
         return None
 
-    def _check_fits(self, step, stored, config, target):
-        where = f"the checkpoint of step {step} in {self._directory}"
-        configuration.check_same(config, self._config, where)
+    def _check_shapes(self, where, stored, target):
         needed = _shapes(target)
         different = [
             f"{path}: {stored.get(path, 'nothing')} there, {needed.get(path, 'nothing')} now"

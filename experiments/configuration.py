@@ -7,14 +7,13 @@ import difflib
 import json
 import re
 
-import jax
 from ml_collections import ConfigDict
 
 import orthojax
-from experiments import data, models, parallel, training
+from experiments import data, low_rank, models, parallel, training
 from orthojax import matrices
 
-# Every field of a configuration with its type, but for the options of its model.
+# Every field of a configuration with its type, but for the options of its model and of its data.
 FIELDS = {
     "seed": int,
     "steps": int,
@@ -24,6 +23,8 @@ FIELDS = {
     "eval_every": int,
     "checkpoint_every": int,
     "checkpoints_kept": int,
+    "patience": int,
+    "label_smoothing": float,
     "parallel": str,
     "data.name": str,
     "data.dir": str,
@@ -32,6 +33,7 @@ FIELDS = {
     "optimizer.name": str,
     "optimizer.lr": float,
     "optimizer.schedule": str,
+    "optimizer.period": int,
     "optimizer.warmup_steps": int,
     "optimizer.momentum": float,
     "optimizer.b1": float,
@@ -43,6 +45,9 @@ FIELDS = {
     "constraint.rules": tuple,
     "arms": ConfigDict,
 }
+
+# Fields that a configuration may leave out: runs from one trunk, runs of several seeds.
+OPTIONAL = {"fork_at": int, "seeds": tuple}
 
 POSITIVE = (
     "steps",
@@ -56,6 +61,9 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     "seed",
+    "patience",
+    "label_smoothing",
+    "optimizer.period",
     "optimizer.warmup_steps",
     "optimizer.weight_decay",
     "optimizer.clip_norm",
@@ -65,6 +73,7 @@ NOT_NEGATIVE = (
 # May differ when a run is resumed: these change neither batches nor updates. (`parallel` changes
 # the order of sums, hence the rounding, as another machine does.)
 MAY_CHANGE = (
+    "patience",
     "parallel",
     "data.dir",
     "log_every",
@@ -105,10 +114,14 @@ def flatten(tree, prefix=""):
 def check(config):
     """Raises `ConfigurationError` for what cannot be right, whatever the data."""
     values = flatten({**config.to_dict(), "arms": config.get("arms", ConfigDict())})
-    for field, kind in FIELDS.items():
+    fields = FIELDS | {field: kind for field, kind in OPTIONAL.items() if field in values}
+    if "oialr" in config:
+        fields |= low_rank.FIELDS
+    for field, kind in fields.items():
         if field not in values:
             raise ConfigurationError(f"the configuration lacks {field}, a {kind.__name__}.")
-        if not isinstance(values[field], kind) or isinstance(values[field], bool):
+        value = values[field]
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
             raise ConfigurationError(f"{field} must be {kind.__name__}, got {values[field]!r}.")
     for field in POSITIVE:
         if not values[field] > 0:
@@ -120,7 +133,7 @@ def check(config):
     for field, names in {
         "parallel": parallel.PARALLEL,
         "data.name": data.NAMES,
-        "data.augment": ("none", "crop_flip"),
+        "data.augment": data.AUGMENTS,
         "model.name": models.MODELS,
         "optimizer.name": training.OPTIMIZERS,
         "optimizer.schedule": training.SCHEDULES,
@@ -128,16 +141,28 @@ def check(config):
     }.items():
         check_name(field, values[field], list(names))
 
-    known = [*FIELDS, *(f"model.{option}" for option in models.options(config.model.name))]
+    of_data = [f"data.{option}" for option in data.options(config.data.name)]
+    of_model = [f"model.{option}" for option in models.options(config.model.name)]
+    what = f"configuration of model {config.model.name!r} and data {config.data.name!r}"
     for field in values:
-        check_name(f"configuration of model {config.model.name!r}: {field}", field, known)
-    for field in known:
+        check_name(f"{what}: {field}", field, [*fields, *OPTIONAL, *of_data, *of_model])
+    for field in (*of_data, *of_model):
         if field not in values:
-            raise ConfigurationError(f"model {config.model.name!r} needs {field}.")
+            raise ConfigurationError(f"{what} needs {field}.")
         if field.removeprefix("model.") in models.CHOICES:
             check_name(field, values[field], list(models.CHOICES[field.removeprefix("model.")]))
+    for field in of_data:
+        if not isinstance(values[field], int) or not values[field] > 0:
+            raise ConfigurationError(f"{field} must be a positive int, got {values[field]!r}.")
 
+    if not config.label_smoothing < 1:
+        raise ConfigurationError(f"label_smoothing must be below 1, got {config.label_smoothing}.")
     c = config.optimizer
+    if (c.period > 0) != (c.schedule in training.PERIODIC):
+        raise ConfigurationError(
+            f"optimizer.period={c.period} does not go with optimizer.schedule={c.schedule}; give a "
+            f"positive one for {' and '.join(training.PERIODIC)}, otherwise 0."
+        )
     if c.warmup_steps >= config.steps:
         raise ConfigurationError(
             f"optimizer.warmup_steps={c.warmup_steps} must be less than steps={config.steps}."
@@ -146,52 +171,55 @@ def check(config):
         raise ConfigurationError(
             f"optimizer.weight_decay={c.weight_decay} needs optimizer.name=adamw, got adam."
         )
-    for rule in config.constraint.rules:
+    if "oialr" in config:
+        _check_oialr(config)
+    if not 0 <= config.get("fork_at", 0) < config.steps:
+        raise ConfigurationError(
+            f"fork_at={config.fork_at} is a step before steps={config.steps}, or 0 for no fork."
+        )
+    _check_rules("constraint.rules", config.constraint.rules, ["orthogonal", "free"])
+
+
+def _check_oialr(config):
+    c = config.oialr
+    for field, names in {
+        "face": low_rank.FACES,
+        "rank_rule": low_rank.RULES,
+        "control": low_rank.CONTROLS,
+    }.items():
+        check_name(f"oialr.{field}", c[field], list(names))
+    for field in ("every", "rewarm", "grow", "stability_every"):
+        if c[field] < 0:
+            raise ConfigurationError(f"oialr.{field} must not be negative, got {c[field]}.")
+    if not 0 <= c.delay <= 1:
+        raise ConfigurationError(f"oialr.delay is a part of the steps in [0, 1], got {c.delay}.")
+    if c.face == "none":
+        return
+    if config.constraint.map != "none":
+        raise ConfigurationError(
+            f"oialr.face={c.face} does not go with constraint.map={config.constraint.map}: kernels "
+            "are of low rank or orthogonal; set one of them to none."
+        )
+    if c.control != "none" and c.face != "factored":
+        raise ConfigurationError(f"oialr.control={c.control} needs oialr.face=factored.")
+    if c.control in ("diagonal", "all") and c.every:
+        raise ConfigurationError(
+            f"oialr.control={c.control} trains what a change of bases would mix; set oialr.every=0."
+        )
+    _check_rules("oialr.rules", c.rules, ["low_rank", "dense"])
+
+
+def _check_rules(field, rules, labels):
+    for rule in rules:
         try:
             pattern, label = rule
             re.compile(pattern)
         except (re.error, TypeError, ValueError) as error:
             raise ConfigurationError(
-                f"constraint.rules: {rule!r} is not (regular expression, label): {error}."
+                f"{field}: {rule!r} is not (regular expression, label): {error}."
             ) from error
         if not isinstance(label, matrices.MatrixAxes):
-            check_name("constraint.rules", label, ["orthogonal", "free"])
-
-
-def load_data(config) -> data.Dataset:
-    """Loads the data; raises `ConfigurationError` if they are missing or a batch does not fit."""
-    try:
-        dataset = data.load(config.data.name, config.data.dir or None)
-    except (ValueError, OSError) as error:
-        raise ConfigurationError(f"data.name={config.data.name}: {error}") from error
-    examples, devices = len(dataset.train.labels), jax.local_device_count()
-    if config.batch_size > examples:
-        raise ConfigurationError(
-            f"batch_size={config.batch_size} is larger than the {examples} training examples "
-            f"of data.name={config.data.name}."
-        )
-    for field in ("batch_size", "eval_batch_size"):
-        if config[field] % devices:
-            raise ConfigurationError(
-                f"{field}={config[field]} must be divisible by the {devices} local devices."
-            )
-    return dataset
-
-
-def check_rules(config, params):
-    """Raises `ConfigurationError` if `constraint.rules` do not fit the parameters of the model."""
-    rules = config.constraint.rules
-    try:
-        constrained = training.constrained(params, rules)
-    except ValueError as error:
-        raise ConfigurationError(f"constraint.rules: {error}") from error
-    if not constrained and config.constraint.map != "none":
-        leaves = jax.tree_util.tree_leaves_with_path(params)
-        paths = ", ".join(matrices.path_name(path) for path, _ in leaves)
-        raise ConfigurationError(
-            f"constraint.rules {rules} constrain none of the parameters {paths}; "
-            "set constraint.map=none to train without a constraint."
-        )
+            check_name(field, label, labels)
 
 
 # Arms, and the same run again.
@@ -218,6 +246,17 @@ def arms(config):
     return chosen
 
 
+def trunk(config):
+    """Returns the configuration of the run from which the arms of `config` fork: all at full
+    rank."""
+    common = config.copy_and_resolve_references()
+    common.arms = ConfigDict()
+    if "oialr" in common:
+        common.oialr.face = "none"
+    check(common)
+    return common.lock()
+
+
 def as_json(config) -> dict:
     """Returns `config` as it comes back from JSON."""
     return json.loads(config.to_json_best_effort())
@@ -230,7 +269,11 @@ def check_same(before, after, where):
     depend on their number.
     """
     before, after = flatten(before), flatten(after)
-    if before.get("optimizer.schedule") == "constant" and before["steps"] <= after["steps"]:
+    depends = before.get("optimizer.schedule") == "cosine" or before.get("oialr.face") in (
+        "factored",
+        "latent",
+    )  # The delay is a part of the steps.
+    if not depends and before["steps"] <= after["steps"]:
         before["steps"] = after["steps"]
     different = [
         f"{field}: {before.get(field)!r} there, {after.get(field)!r} now"

@@ -9,60 +9,37 @@ import re
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # No display needed.
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
-from experiments import metrics
-
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
-STYLE = {
-    "figure.dpi": 150,
-    "figure.constrained_layout.use": True,
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "axes.axisbelow": True,
-    "lines.linewidth": 1.8,
-}
+from experiments import low_rank_figures, metrics
+from experiments.drawing import COLORS, STYLE, average, curve, label_ends
+from experiments.tasks import TITLES
 
 
 def draw(runs, directory) -> list[Path]:
-    """Draws learning.png, orthogonality.png and singular_values.png into `directory`.
+    """Draws learning.png into `directory`, and, where they were measured, orthogonality.png,
+    singular_values.png, stability.png and ranks.png.
 
-    `runs` is {arm: path of its metrics.jsonl}; the last two need measured kernels.
+    `runs` is {arm: paths of its metrics.jsonl, one a seed}; curves are means over the seeds.
     """
-    rows = {arm: metrics.read(path)[1] for arm, path in runs.items()}
+    rows = {arm: average([metrics.read(path)[1] for path in paths]) for arm, paths in runs.items()}
     drawn = []
     with plt.rc_context(STYLE):
         for name, figure in (
             ("learning", _learning(rows)),
             ("orthogonality", _orthogonality(rows)),
             ("singular_values", _singular_values(rows)),
+            ("stability", low_rank_figures.stability(rows)),
+            ("ranks", low_rank_figures.ranks(rows)),
         ):
             if figure is not None:
                 drawn.append(Path(directory) / f"{name}.png")
                 figure.savefig(drawn[-1])
                 plt.close(figure)
     return drawn
-
-
-def curve(rows, name):
-    """Returns steps and values of the rows that hold `name`; "a/b" is row["a"]["b"]."""
-    key, _, inner = name.partition("/")
-    points = [(r["step"], r[key][inner] if inner else r[key]) for r in rows if key in r]
-    steps, values = zip(*points, strict=True) if points else ((), ())
-    return np.array(steps), np.array(values)
 
 
 def kernels(rows):
@@ -72,34 +49,49 @@ def kernels(rows):
 
 
 def _learning(rows):
-    figure, (loss, accuracy) = plt.subplots(1, 2, figsize=(9.5, 3.8))
-    for (arm, own), color in zip(rows.items(), COLORS, strict=False):
-        for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
+    logged = {name for own in rows.values() for row in own for name in row}
+    other = next((name for name in TITLES if f"test_{name}" in logged), "accuracy")
+    figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.8))
+    for axes, name, title in zip(panels, ("loss", other), TITLES[other], strict=True):
+        for (arm, own), color in zip(rows.items(), COLORS, strict=False):
             axes.plot(*curve(own, f"train_{name}"), color=color, alpha=0.45, lw=1.2, ls="--")
+            axes.plot(*curve(own, f"validation_{name}"), color=color, lw=1.2, ls=":")
             axes.plot(*curve(own, f"test_{name}"), color=color, label=arm)
-    loss.set(title="Cross-entropy", xlabel="step", yscale="log")
-    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    loss.yaxis.set_major_formatter("{x:g}")
-    loss.yaxis.set_minor_locator(NullLocator())
-    accuracy.set(title="Accuracy", xlabel="step")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
-    # The first tenth of the steps would take most of the height.
-    late = [
-        value
-        for line in accuracy.lines
-        for step, value in zip(*line.get_data(), strict=True)
-        if step > accuracy.dataLim.x1 / 10
-    ]
-    if late:
-        accuracy.set_ylim(max(0.0, min(late) - 0.03), min(1.0, max(late) + 0.03))
-    for axes in (loss, accuracy):
-        _label_ends(axes)
+            if best := metrics.best(own):
+                axes.plot(best["step"], best[f"test_{name}"], "o", color=color)
+        axes.set(title=title, xlabel="step")
+        if name == "accuracy":
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+            _limit_to_late(axes)
+        else:
+            axes.set(yscale="log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_locator(NullLocator())
+        label_ends(axes)
     kinds = [
         Line2D([], [], color="#555555", ls="-", label="test"),
         Line2D([], [], color="#555555", ls="--", lw=1.2, alpha=0.6, label="train"),
     ]
-    loss.legend(handles=kinds, frameon=False, loc="lower left")
+    if any(map(metrics.best, rows.values())):
+        kinds += [
+            Line2D([], [], color="#555555", ls=":", lw=1.2, label="validation"),
+            Line2D([], [], color="#555555", ls="", marker="o", label="test at best validation"),
+        ]
+    panels[0].legend(handles=kinds, frameon=False, loc="lower left")
     return figure
+
+
+def _limit_to_late(axes):
+    """Leaves out the first tenth of the steps, which would take most of the height."""
+    late = [
+        value
+        for line in axes.lines
+        for step, value in zip(*line.get_data(), strict=True)
+        if step > axes.dataLim.x1 / 10
+    ]
+    if late:
+        axes.set_ylim(max(0.0, min(late) - 0.03), min(1.0, max(late) + 0.03))
 
 
 def _orthogonality(rows):
@@ -123,7 +115,7 @@ def _orthogonality(rows):
         # From the rounding of float32 to kernels that are not orthogonal at all.
         ylim=(min(1e-8, axes.dataLim.y0), max(2.0, 2 * axes.dataLim.y1)),
     )
-    _label_ends(axes)
+    label_ends(axes)
     return figure
 
 
@@ -156,38 +148,6 @@ def _singular_values(rows):
     return figure
 
 
-def _label_ends(axes):
-    """Writes each line's label at its end, in its colour, instead of a legend; moved apart."""
-    lines = [
-        line
-        for line in axes.lines
-        if len(line.get_xdata()) and line.get_label() and not line.get_label().startswith("_")
-    ]
-    if not lines:
-        return
-    axes.figure.canvas.draw()  # Settles the limits of the axes.
-    to_axes = axes.transData + axes.transAxes.inverted()
-    ends = sorted(
-        (to_axes.transform((line.get_xdata()[-1], line.get_ydata()[-1]))[1], i)
-        for i, line in enumerate(lines)
-    )
-    heights = np.array([height for height, _ in ends])
-    for _ in range(100):  # Neighbours that overlap share the way they have to move.
-        overlap = np.maximum(0, 0.065 - np.diff(heights))
-        heights[1:] += overlap / 2
-        heights[:-1] -= overlap / 2
-    for height, (_, i) in zip(heights, ends, strict=True):
-        axes.annotate(
-            lines[i].get_label(),
-            (1.0, height),
-            xycoords="axes fraction",
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            color=lines[i].get_color(),
-        )
-
-
 if __name__ == "__main__":
     paths = [Path(argument) for argument in sys.argv[1:]]
-    draw({path.parent.name: path for path in paths}, Path("."))
+    draw({path.parent.name: [path] for path in paths}, Path("."))

@@ -4,9 +4,11 @@ config.json      the configuration
 status.json      running, done, interrupted, diverged or failed, and at which step
 metrics.jsonl    a line with configuration, versions and devices, then one a measurement; nothing in
                  it depends on the time, so a run that was interrupted writes the same bytes
+timing.jsonl     how long steps and compilations took, their multiply-adds and their memory
 tensorboard/     the same measurements as TensorBoard events
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -22,6 +24,7 @@ from tqdm import tqdm
 
 import orthojax
 from experiments import configuration
+from experiments.tasks import FORMATS
 
 
 class Diverged(RuntimeError):
@@ -73,6 +76,12 @@ def read(path) -> tuple[dict, list[dict]]:
     return first, rows
 
 
+def best(rows):
+    """Returns the first row of the lowest validation loss; None where there is no such split."""
+    evaluated = [row for row in rows if "validation_loss" in row]
+    return min(evaluated, key=lambda row: row["validation_loss"], default=None)
+
+
 def write_json(path, content):
     """Writes all of `content` or nothing."""
     part = path.with_suffix(".part")
@@ -86,15 +95,20 @@ class Log:
     A context: how it is left decides what status.json says in the end.
     """
 
-    def __init__(self, workdir: Path, config, step: int):
-        self._workdir, self._steps = workdir, config.steps
+    def __init__(self, workdir: Path, config, step: int, trunk: Path | None = None):
+        self._workdir, self._steps, self._patience = workdir, config.steps, config.patience
         self._began, self._step, self._finite = time.monotonic(), step, step
         self._latest = {}  # {name: value} of the last measurement
+        self._message = ""
         write_json(workdir / "config.json", configuration.as_json(config))
         path = workdir / "metrics.jsonl"
         first, rows = read(path) if path.exists() and step else ({}, [])
+        if step and not rows and trunk is not None:
+            rows = read(trunk / "metrics.jsonl")[1]
+        rows = [row for row in rows if row["step"] <= step]
+        self._validated = [row for row in rows if "validation_loss" in row]
         with path.with_suffix(".part").open("w") as part:
-            for row in [first or header(config), *(r for r in rows if r["step"] <= step)]:
+            for row in [first or header(config), *rows]:
                 part.write(json.dumps(row) + "\n")
         os.replace(path.with_suffix(".part"), path)
         self._rows = path.open("a")
@@ -113,7 +127,7 @@ class Log:
         self._events.close()
         self._bar.close()
         if kind is None:
-            self._write_status("done")
+            self._write_status("done", self._message)
         elif issubclass(kind, Interrupted | KeyboardInterrupt):
             self._write_status("interrupted")
         elif issubclass(kind, Diverged):
@@ -137,13 +151,33 @@ class Log:
         """Prints `text` above the progress bar."""
         self._bar.write(text) if not self._bar.disable else print(text, flush=True)
 
-    def _summary(self, step, measured):
+    def end(self, text):
+        """Prints `text`, which becomes the message of a run that is done."""
+        self._message = text
+        self.say(text)
+
+    def best(self):
+        """Returns the first row of the lowest validation loss, or None."""
+        return best(self._validated)
+
+    def out_of_patience(self):
+        """Whether the last `patience` evaluations brought no lower validation loss.
+
+        From the rows alone, so that a resumed run counts on.
+        """
+        since = sum(row["step"] > self.best()["step"] for row in self._validated)
+        return 0 < self._patience <= since
+
+    def summary(self, step, measured):
+        """Returns the losses and other measures of an evaluation in one line."""
         parts = [f"step {step:>{len(str(self._steps))}}/{self._steps}"]
-        if "train_loss" in self._latest:
-            parts.append(f"train loss {self._latest['train_loss']:.4f}")
-        parts.append(f"test loss {measured['test_loss']:.4f}")
-        parts.append(f"test accuracy {measured['test_accuracy']:.2%}")
-        if measured["orthogonality_error"]:
+        if "train_loss" in measured:
+            parts.append(f"train loss {measured['train_loss']:.4f}")
+        for name, value in measured.items():
+            split, _, measure = name.partition("_")
+            if split in ("validation", "test"):
+                parts.append(f"{split} {measure} {value:{FORMATS[measure]}}")
+        if "orthogonality_error" in measured:
             worst = max(measured["orthogonality_error"].values())
             parts.append(f"orthogonality error {worst:.1e}")
         return "  ".join(parts)
@@ -164,7 +198,10 @@ class Log:
         self.check(step, measured)
         self._rows.write(json.dumps({"step": step, **measured}) + "\n")
         if "test_loss" in measured:
-            self.say(self._summary(step, measured))
+            trained = {k: x for k, x in self._latest.items() if k == "train_loss"}
+            self.say(self.summary(step, trained | measured))
+        if "validation_loss" in measured:
+            self._validated.append({"step": step, **measured})
         self._rows.flush()  # So that a kill after the next checkpoint finds the row in the file.
         for name, value in configuration.flatten(measured).items():
             if isinstance(value, list):
@@ -173,3 +210,58 @@ class Log:
             else:
                 self._events.add_scalar(name, value, step)
         self._write_status("running")
+
+
+class Clock:
+    """Seconds of compilations and steps, in timing.jsonl: a line a program and a line a phase.
+
+    A phase is the steps of one compiled program in one process; evaluation does not count.
+    """
+
+    def __init__(self, workdir: Path):
+        self._path = workdir / "timing.jsonl"
+        self._began, self._seconds, self._steps = None, 0.0, 0
+
+    def compiled(self, step, compile_seconds, program):
+        """Begins the phase of `program` (a `jax.stages.Compiled`), from `step` on."""
+        self.end_phase()
+        cost = program.cost_analysis()
+        cost = cost[0] if isinstance(cost, list) else cost or {}
+        memory = program.memory_analysis()
+        size = 0
+        if memory is not None:
+            size = memory.argument_size_in_bytes + memory.output_size_in_bytes
+            size += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+        self._began = step
+        self._write(
+            {
+                "program_at": step,
+                "compile_seconds": round(compile_seconds, 3),
+                "flops": cost.get("flops"),
+                "memory_bytes": size,
+            }
+        )
+
+    @contextlib.contextmanager
+    def running(self, steps):
+        """Counts what happens inside as part of `steps` steps."""
+        began = time.perf_counter()
+        yield
+        self._seconds += time.perf_counter() - began
+        self._steps += steps
+
+    def end_phase(self):
+        """Writes the mean of the phase."""
+        if self._steps:
+            self._write(
+                {
+                    "phase_from": self._began,
+                    "steps": self._steps,
+                    "seconds_per_step": round(self._seconds / self._steps, 6),
+                }
+            )
+        self._seconds, self._steps = 0.0, 0
+
+    def _write(self, row):
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")

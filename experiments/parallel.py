@@ -19,7 +19,7 @@ class Parallel(NamedTuple):
     replicated: NamedSharding  # of the state
     split: NamedSharding  # of batches, for evaluation
     compile_step: Callable  # (axis name | None -> step) -> step, which consumes its state
-    put: Callable  # (images, labels) of the whole batch -> arguments of the step
+    put: Callable  # (inputs, targets) of the whole batch -> arguments of the step
     spread: Callable  # replicated state -> as the step takes it
     gather: Callable  # inverse of `spread`
     run_ahead: int  # steps that may wait for the devices; their batches take memory
@@ -66,7 +66,7 @@ def pmap() -> Parallel:
         replicated,
         split,
         compile_step=lambda make_step: jax.pmap(make_step(AXIS), axis_name=AXIS, donate_argnums=0),
-        put=lambda *batch: [x.reshape(devices, -1, *x.shape[1:]) for x in batch],
+        put=lambda *batch: jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch),
         spread=stack,
         gather=first,
         run_ahead=_run_ahead(),

@@ -14,9 +14,12 @@ Compiled programs are kept in $JAX_COMPILATION_CACHE_DIR, by default ~/.cache/or
 
 import collections
 import contextlib
+import functools
 import os
 import signal
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 # OpenBLAS, with which jax solves on CPUs, otherwise spins for cores that another program holds: on
 # two busy cores, 50 small solves a step took seven times as long.
@@ -24,9 +27,21 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from experiments import command_line, configuration, data, figures, metrics, parallel, training
+from experiments import (
+    command_line,
+    configuration,
+    data,
+    figures,
+    fitting,
+    low_rank,
+    low_rank_figures,
+    metrics,
+    parallel,
+    results,
+    training,
+)
 from experiments.checkpoints import Checkpoints
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file to run.")
@@ -56,25 +71,66 @@ def main(_):
         command_line.exit_with("stopped; run the same command to resume.", 130)
 
 
+class Trunk(NamedTuple):
+    """A run from whose end others begin."""
+
+    folder: Path
+    config: ConfigDict
+    step: int
+
+
 def run(config, workdir):
-    """Trains each arm of `config` in its own folder of `workdir`, then draws them together."""
+    """Trains each arm of `config`, with each of its seeds, in a folder of its own in `workdir`;
+    then draws them together and writes the table of results."""
     arms = configuration.arms(config)
-    diverged = None
-    for name, arm in arms.items():
-        try:
-            print(f"{name or config.model.name}: {workdir / name}", flush=True)
-            train(arm, workdir / name)
-        except metrics.Diverged as error:  # The other arms still tell something.
-            diverged = metrics.Diverged(f"{name}: {error}" if name else str(error))
-    drawn = figures.draw({name: workdir / name / "metrics.jsonl" for name in arms}, workdir)
+    seeds = config.get("seeds", ()) or (None,)
+    fork_at = config.get("fork_at", 0)
+    folders, diverged = {name: [] for name in arms}, None
+    for seed in seeds:
+        trunk = None
+        if fork_at:
+            common = _with_seed(configuration.trunk(config), seed)
+            trunk = Trunk(_folder(workdir, "trunk", seed), common, fork_at)
+            print(f"trunk: {trunk.folder}", flush=True)
+            train(common, trunk.folder, until=fork_at)
+        for name, arm in arms.items():
+            folder = _folder(workdir, name, seed)
+            folders[name].append(folder)
+            try:
+                print(f"{name or config.model.name}: {folder}", flush=True)
+                train(_with_seed(arm, seed), folder, trunk=trunk)
+            except metrics.Diverged as error:  # The other arms still tell something.
+                diverged = metrics.Diverged(f"{name}: {error}" if name else str(error))
+    runs = {name: [folder / "metrics.jsonl" for folder in own] for name, own in folders.items()}
+    rows = results.write(folders, workdir)
+    drawn = figures.draw(runs, workdir) + low_rank_figures.frontier(rows, workdir)
+    print(results.table(rows))
     print(f"Figures: {', '.join(map(str, drawn))}")
-    print(f"Metrics: {', '.join(str(workdir / name / 'metrics.jsonl') for name in arms)}")
+    print(f"Results: {workdir / 'results.csv'}; metrics.jsonl in each of its folders.")
     if diverged:
         raise diverged
 
 
-def train(config, workdir):
+def _folder(workdir, name, seed):
+    return workdir / name / (f"seed_{seed}" if seed is not None else "")
+
+
+def _with_seed(config, seed):
+    if seed is None:
+        return config
+    config = config.copy_and_resolve_references()
+    config.seed = seed
+    return config.lock()
+
+
+def train(config, workdir, until=None, trunk=None):
     """Trains one model in `workdir`, on from its newest checkpoint; returns the final state.
+
+    Args:
+      config: without arms.
+      workdir: for all files.
+      until: the step at which to stop, for others to go on from; None: after all steps.
+      trunk: the `Trunk` to begin from, unless this run does something else before its end.
 
     Raises:
       ConfigurationError: a value cannot be right, or `workdir` belongs to another run.
@@ -82,72 +138,143 @@ def train(config, workdir):
       Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
     workdir = Path(workdir)
-    dataset = configuration.load_data(config)
+    dataset = fitting.load_data(config)
     configuration.check_workdir(workdir, config)
 
     devices = parallel.PARALLEL[config.parallel]()
-    model = training.make_model(config, dataset)
-    configuration.check_rules(config, jax.eval_shape(model.init)[0])
-    schedule, optimizer = training.make_schedule(config), training.make_optimizer(config)
+    model = fitting.make_model(config, dataset)
+    fitting.check_rules(config, jax.eval_shape(model.init)[0])
+    method = fitting.make_method(config, model, dataset)
+    # The latent face is part of the optimizer.
+    change_bases = method is not None and low_rank.face(config) == "factored"
+    schedule, optimizer = training.make_schedule(config), training.make_optimizer(config, method)
 
     train_step = devices.compile_step(
-        lambda axis: training.make_train_step(model, optimizer, config.log_every, axis)
+        lambda axis: training.make_train_step(config, model, optimizer, axis)
     )
     evaluate = training.make_evaluate(model, devices.split)
     measure = training.make_measure(config.constraint.rules)
+    measure_stability = low_rank.make_measure_stability(config)
+    basis_gradients = training.make_basis_gradients(model)
 
     def evaluation(state):
-        batches = data.eval_batches(dataset.test, config.eval_batch_size)
-        return evaluate(state, batches) | measure(state.params)
+        measured = {}
+        for name, split in (("validation", dataset.validation), ("test", dataset.test)):
+            if split is not None:
+                batches = data.eval_batches(split, config.eval_batch_size)
+                measured |= {f"{name}_{k}": x for k, x in evaluate(state, batches).items()}
+        return measured | measure(state)
 
-    init = jax.jit(lambda: training.init_state(model, optimizer), out_shardings=devices.replicated)
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.replicated),
-        jax.eval_shape(init),
-    )
+    def batch_of(step):
+        return data.batch(dataset.train, config.batch_size, config.seed, step, config.data.augment)
+
+    def initial(optimizer):
+        return training.init_state(model, optimizer, low_rank.singular_bases(config))
+
+    def abstract(optimizer, columns):
+        """Shapes and places of a state, for a checkpoint."""
+        dense = jax.eval_shape(lambda: initial(optimizer))
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.replicated),
+            low_rank.abstract(config, method, optimizer, dense, columns),
+        )
+
+    def begin():
+        """The first state, and the folder of the trunk whose steps it has behind it."""
+        if trunk is None or not low_rank.begins_dense(config, trunk.step):
+            return jax.jit(lambda: initial(optimizer), out_shardings=devices.replicated)(), None
+        with Checkpoints(trunk.folder / "checkpoints", trunk.config) as checkpoints:
+            plain = training.make_optimizer(trunk.config)
+            state = checkpoints.restore(functools.partial(abstract, plain))
+        opt_state = low_rank.carried_over(state.opt_state, optimizer.init(state.params))
+        return state._replace(opt_state=opt_state), trunk.folder
+
+    def changed(step, state):
+        """The state after the change of bases after `step` steps, on each device."""
+        before = devices.gather(state)
+        grads = None
+        if method.grow and before.bases:
+            batch = jax.device_put(batch_of(step), devices.split)
+            grads = basis_gradients(before, *batch)
+        after = low_rank.change(config, method, optimizer, step, before, grads)
+        after = jax.device_put(after, devices.replicated)
+        log.write(step, low_rank.report(config, after))
+        return devices.spread(after), low_rank.layout(after) != low_rank.layout(before)
+
+    last_step = config.steps if until is None else until
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", config))
-        restored = checkpoints.restore(shapes)
-        state = init() if restored is None else restored
+        state, behind = checkpoints.restore(functools.partial(abstract, optimizer)), None
+        if state is None:
+            state, behind = begin()
         step = int(state.step)
-        log = stack.enter_context(metrics.Log(workdir, config, step))
+        log = stack.enter_context(metrics.Log(workdir, config, step, behind))
+        clock = metrics.Clock(workdir)
         stop = stack.enter_context(stop_signals())
 
-        if step == 0:
-            log.write(0, evaluation(state))
-        else:
+        if step and behind is None:
             log.say(f"Resuming from step {step}.")
+        program = None
         state = devices.spread(state)
+        if change_bases and not state.bases and method.is_due(step):
+            state, _ = changed(step, state)
+        if step == 0:
+            log.write(0, evaluation(devices.gather(state)))
         waiting = collections.deque()
-        while step < config.steps:
-            batch = data.batch(
-                dataset.train, config.batch_size, config.seed, step, config.data.augment
-            )
-            state, loss = train_step(state, *devices.put(*batch))
+        while step < last_step and not log.out_of_patience():
+            with clock.running(0):
+                arguments = state, *devices.put(*batch_of(step))
+            if program is None:
+                began = time.perf_counter()
+                program = train_step.lower(*arguments).compile()
+                clock.compiled(step, time.perf_counter() - began, program)
+            with clock.running(1):
+                state, loss = program(*arguments)
+                del arguments  # Consumed.
+                waiting.append(loss)
+                if len(waiting) > devices.run_ahead:
+                    waiting.popleft().block_until_ready()
             step += 1
-            waiting.append(loss)
-            if len(waiting) > devices.run_ahead:
-                waiting.popleft().block_until_ready()
             log.advance(step)
 
-            last, stopping = step == config.steps, bool(stop)
+            last, stopping = step == last_step, bool(stop)
+            changing = change_bases and method.is_due(step)
+            stability = low_rank.stability_every(config)
+            measuring = stability and step % stability == 0
             logging = last or step % config.log_every == 0
+            evaluating = last or step % config.eval_every == 0
             saving = last or step % config.checkpoint_every == 0 or stopping
+            if changing or logging or evaluating or saving or measuring:
+                with clock.running(0):
+                    loss.block_until_ready()
             if logging or saving:
                 averages = training.averages(devices.gather(state.metrics))
                 log.check(step, averages)  # No checkpoint of a state that is not finite.
             # All rows before the checkpoint: a resumed run does not write them again.
             if logging:
                 log.write(step, averages | {"learning_rate": float(schedule(step - 1))})
-            if last or step % config.eval_every == 0:
+            if measuring:
+                measured, values = measure_stability(devices.gather(state))
+                log.write(step, values)
+                state = devices.spread(measured)
+            if changing:
+                state, other_shapes = changed(step, state)
+                program = None if other_shapes else program
+            if evaluating:
                 log.write(step, evaluation(devices.gather(state)))
-            if saving:
-                checkpoints.save(step, devices.gather(state))
+            if saving or log.out_of_patience():
+                gathered = devices.gather(state)
+                checkpoints.save(step, gathered, low_rank.layout(gathered))
             if stopping:
                 break
+        clock.end_phase()
         checkpoints.wait()
         if stop:
             raise metrics.Interrupted(stop[0], step)
+        if step < last_step:
+            log.end(f"stopped early at step {step}")
+        if best := log.best():
+            log.say(f"best validation: {log.summary(best['step'], best)}")
     return devices.gather(state)
 
 

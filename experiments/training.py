@@ -9,11 +9,13 @@ import optax
 from flax import nnx
 
 import orthojax
-from experiments import models
+import orthojax.nn
+from experiments import low_rank, models, tasks
 from orthojax import diagnostics, matrices
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "warm_restarts", "step_decay")
+PERIODIC = ("warm_restarts", "step_decay")  # the schedules with an `optimizer.period`
 
 
 class Metrics(NamedTuple):
@@ -21,7 +23,7 @@ class Metrics(NamedTuple):
 
     steps: jax.Array  # [] float32
     loss: jax.Array  # [] float32
-    accuracy: jax.Array  # [] float32
+    others: dict[str, jax.Array]  # {"accuracy": [] float32}, the other measures of the task
     update_norm: jax.Array  # [] float32
 
 
@@ -33,6 +35,8 @@ class TrainState(NamedTuple):
     variables: Any  # all other arrays of the model, e.g. batch statistics
     opt_state: optax.OptState
     metrics: Metrics
+    bases: Any  # {path: `orthojax.Basis`} where params hold cores; {} at full rank
+    reference: Any  # {path: singular basis when its stability was last measured}
 
 
 class Model(NamedTuple):
@@ -41,17 +45,16 @@ class Model(NamedTuple):
     init: Any  # () -> (params, variables)
     train: nnx.GraphDef
     eval: nnx.GraphDef
-    normalize: Any  # images [B, H, W, C] uint8 -> float32 of mean 0 and variance 1
+    task: tasks.Task
 
 
 def make_model(config, dataset) -> Model:
-    """Returns the model of `config.model` for the images and classes of `dataset`."""
+    """Returns the model of `config.model` for the task and the shapes of `dataset`."""
 
     def build():
         return models.build(
             **config.model.to_dict(),
-            image_shape=dataset.train.images.shape[1:],
-            num_classes=dataset.num_classes,
+            arguments=dataset.model_arguments,
             rngs=nnx.Rngs(config.seed),
         )
 
@@ -59,34 +62,43 @@ def make_model(config, dataset) -> Model:
         _, params, variables = nnx.split(build(), nnx.Param, ...)
         return nnx.to_pure_dict(params), nnx.to_pure_dict(variables)
 
-    def normalize(images):
-        return (images / 255.0 - jnp.asarray(dataset.mean)) / jnp.asarray(dataset.std)
-
     module = nnx.eval_shape(build)
     module.train()
     train = nnx.graphdef(module)
     module.eval()
-    return Model(init, train, nnx.graphdef(module), normalize)
+    task = tasks.TASKS[dataset.task](dataset, config.label_smoothing)
+    return Model(init, train, nnx.graphdef(module), task)
 
 
 def make_schedule(config) -> optax.Schedule:
-    """Returns steps done -> learning rate: linear warmup, then constant or half a cosine to 0."""
+    """Returns steps done -> learning rate: linear warmup, then one of `SCHEDULES`.
+
+    "cosine" is half a cosine to 0; "warm_restarts" is one every `period` steps (Loshchilov and
+    Hutter 2017, arXiv:1608.03983); "step_decay" halves every `period` steps.
+    """
     c = config.optimizer
-    schedule = {
-        "constant": optax.constant_schedule(c.lr),
-        "cosine": optax.cosine_decay_schedule(c.lr, config.steps - c.warmup_steps),
-    }[c.schedule]
+    match c.schedule:
+        case "constant":
+            schedule = optax.constant_schedule(c.lr)
+        case "cosine":
+            schedule = optax.cosine_decay_schedule(c.lr, config.steps - c.warmup_steps)
+        case "warm_restarts":
+            cycle = optax.cosine_decay_schedule(c.lr, c.period)
+            schedule = lambda step: cycle(step % c.period)
+        case "step_decay":
+            schedule = optax.exponential_decay(c.lr, c.period, decay_rate=0.5, staircase=True)
     if c.warmup_steps:
         warmup = optax.linear_schedule(c.lr / c.warmup_steps, c.lr, c.warmup_steps)
         schedule = optax.join_schedules([warmup, schedule], [c.warmup_steps])
     return schedule
 
 
-def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
-    """Returns the optimizer of `config.optimizer`, under the constraint of `config.constraint`."""
+def make_optimizer(config, method=None) -> optax.GradientTransformationExtraArgs:
+    """Returns the optimizer of `config.optimizer`, under the constraint of `config.constraint` or
+    for the OIALR `method`."""
     c, constraint, schedule = config.optimizer, config.constraint, make_schedule(config)
 
-    def inner(weight_decay):
+    def inner(weight_decay, schedule=schedule):
         match c.name:
             case "sgd":
                 return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule))
@@ -98,7 +110,11 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
             case "adamw":
                 return optax.adamw(schedule, c.b1, c.b2, weight_decay=weight_decay)
 
-    if constraint.map == "none":
+    if low_rank.face(config) != "none":
+        optimizer = low_rank.make_optimizer(
+            config, method, schedule, lambda schedule: inner(c.weight_decay, schedule)
+        )
+    elif constraint.map == "none":
         optimizer = inner(c.weight_decay)
     else:
         optimizer = orthojax.orthogonal(
@@ -114,83 +130,123 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
     return optimizer
 
 
-def init_state(model, optimizer) -> TrainState:
+def init_state(model, optimizer, singular_bases=lambda params: {}) -> TrainState:
     params, variables = model.init()
-    # Not one zero four times: the step donates each.
-    zeros = Metrics(*(jnp.zeros([]) for _ in Metrics._fields))
-    return TrainState(jnp.zeros([], jnp.int32), params, variables, optimizer.init(params), zeros)
+    # Not one zero several times: the step donates each.
+    others = {name: jnp.zeros([]) for name in model.task.measures if name != "loss"}
+    zeros = Metrics(jnp.zeros([]), jnp.zeros([]), others, jnp.zeros([]))
+    return TrainState(
+        step=jnp.zeros([], jnp.int32),
+        params=params,
+        variables=variables,
+        opt_state=optimizer.init(params),
+        metrics=zeros,
+        bases={},
+        reference=singular_bases(params),
+    )
 
 
-def make_train_step(model, optimizer, log_every, axis=None):
-    """Returns (state, images uint8, labels) -> (state, loss).
+def module_of(graph, params, variables, bases) -> nnx.Module:
+    """Returns the model, whose layers multiply by factors where there are bases."""
+    module = nnx.merge(graph, low_rank.bound(params, bases), variables, copy=True)
+    return orthojax.nn.low_rank(module)
+
+
+def make_train_step(config, model, optimizer, axis=None):
+    """Returns (state, inputs, targets) -> (state, loss).
 
     With `axis`, the step runs once a device on its part of the batch, inside `jax.pmap`.
     """
+    task = model.task
+    measures = {name: measure for name, measure in task.measures.items() if name != "loss"}
+    no_variables = nnx.Any(nnx.Param, orthojax.nn.FrozenBasis)
 
     def mean_over_devices(tree):
         return jax.lax.pmean(tree, axis) if axis else tree
 
-    def loss_fn(params, variables, images, labels):
-        module = nnx.merge(model.train, params, variables, copy=True)
-        logits = module(model.normalize(images))
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == labels)
-        return loss, (accuracy, nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.Param))))
+    def loss_fn(params, variables, bases, inputs, targets):
+        module = module_of(model.train, params, variables, bases)
+        outputs = module(task.preprocess(inputs))
+        loss = task.loss(outputs, targets).mean()
+        others = {name: jnp.mean(measure(outputs, targets)) for name, measure in measures.items()}
+        return loss, (others, nnx.to_pure_dict(nnx.state(module, nnx.Not(no_variables))))
 
-    def train_step(state, images, labels):
-        (loss, (accuracy, variables)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, state.variables, images, labels
+    def train_step(state, inputs, targets):
+        (loss, (others, variables)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params, state.variables, state.bases, inputs, targets
         )
-        loss, accuracy, grads = mean_over_devices((loss, accuracy, grads))
+        grads = low_rank.masked(config, grads, state.bases)
+        loss, others, grads = mean_over_devices((loss, others, grads))
         # Keys and counters are equal on all devices; statistics of parts of a batch are not.
         variables = jax.tree.map(
             lambda x: mean_over_devices(x) if jnp.issubdtype(x.dtype, jnp.floating) else x,
             variables,
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        first = state.step % log_every == 0
-        metrics = Metrics(jnp.ones([]), loss, accuracy, optax.tree.norm(updates))
+        first = state.step % config.log_every == 0
+        metrics = Metrics(jnp.ones([]), loss, others, optax.tree.norm(updates))
         metrics = jax.tree.map(
             lambda total, new: jnp.where(first, 0, total) + new, state.metrics, metrics
         )
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, variables, opt_state, metrics), loss
+        new = state._replace(
+            step=state.step + 1,
+            params=params,
+            variables=variables,
+            opt_state=opt_state,
+            metrics=metrics,
+        )
+        return new, loss
 
     return train_step
+
+
+def make_basis_gradients(model):
+    """Returns (state, inputs, targets) -> gradients of the bases, for bases that grow."""
+
+    @jax.jit
+    def basis_gradients(state, inputs, targets):
+        def loss(bound):
+            module = orthojax.nn.low_rank(nnx.merge(model.train, bound, state.variables, copy=True))
+            return model.task.loss(module(model.task.preprocess(inputs)), targets).mean()
+
+        return orthojax.basis_gradients(loss, state.params, state.bases)
+
+    return basis_gradients
 
 
 def averages(metrics) -> dict[str, float]:
     """Returns the means over the steps that `metrics` has summed up."""
     totals = jax.device_get(metrics)
+    sums = {"loss": totals.loss, **totals.others}
     return {
-        "train_loss": float(totals.loss / totals.steps),
-        "train_accuracy": float(totals.accuracy / totals.steps),
+        **{f"train_{name}": float(total / totals.steps) for name, total in sums.items()},
         "update_norm": float(totals.update_norm / totals.steps),
     }
 
 
 def make_evaluate(model, split):
-    """Returns (state, batches) -> {"test_loss", "test_accuracy"}, means over all examples.
+    """Returns (state, batches) -> the measures of the task, {"loss": ...}, means over all examples.
 
-    `batches` yields images, labels and a mask that is 0 where the last batch is padded; `split` is
+    `batches` yields inputs, targets and a mask that is 0 where the last batch is padded; `split` is
     the sharding of these.
     """
+    task = model.task
 
     @jax.jit
-    def sums(params, variables, images, labels, mask):
-        module = nnx.merge(model.eval, params, variables, copy=True)
-        logits = module(model.normalize(images))
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        correct = jnp.argmax(logits, axis=-1) == labels
-        return jnp.stack([jnp.sum(mask * loss), jnp.sum(mask * correct), jnp.sum(mask)])
+    def sums(params, variables, bases, inputs, targets, mask):
+        module = module_of(model.eval, params, variables, bases)
+        outputs = module(task.preprocess(inputs))
+        each = [measure(outputs, targets) for measure in task.measures.values()]
+        return jnp.stack([*(jnp.sum(mask * x) for x in each), jnp.sum(mask)])
 
     def evaluate(state, batches):
+        model_state = state.params, state.variables, state.bases
         parts = [
-            jax.device_get(sums(state.params, state.variables, *jax.device_put(batch, split)))
-            for batch in batches
+            jax.device_get(sums(*model_state, *jax.device_put(batch, split))) for batch in batches
         ]
-        loss, correct, examples = np.sum(parts, axis=0, dtype=np.float64)
-        return {"test_loss": float(loss / examples), "test_accuracy": float(correct / examples)}
+        *totals, examples = np.sum(parts, axis=0, dtype=np.float64)
+        return {k: float(total / examples) for k, total in zip(task.measures, totals, strict=True)}
 
     return evaluate
 
@@ -211,11 +267,16 @@ def constrained(params, rules) -> dict[str, tuple[jax.Array, matrices.MatrixAxes
 
 
 def make_measure(rules):
-    """Returns params -> orthogonality error and singular value range of the constrained kernels."""
+    """Returns state -> orthogonality error and singular value range of the constrained kernels.
+
+    Where there are none it returns {}.
+    """
 
     @jax.jit
-    def arrays(params):
-        kernels = constrained(params, rules)
+    def arrays(params, bases):
+        kernels = constrained(low_rank.dense(params, bases), rules)
+        if not kernels:
+            return {}
         return {
             "orthogonality_error": {
                 name: diagnostics.orthogonality_error(kernel, axes)
@@ -227,4 +288,7 @@ def make_measure(rules):
             },
         }
 
-    return lambda params: jax.tree.map(lambda x: x.tolist(), jax.device_get(arrays(params)))
+    def measure(state):
+        return jax.tree.map(lambda x: x.tolist(), jax.device_get(arrays(state.params, state.bases)))
+
+    return measure

@@ -86,20 +86,18 @@ def _columns(keep, new, old=0):
     return jnp.where(keep[..., None, :], new, old)
 
 
-def _inside(rank, columns):
-    return jnp.arange(columns) < rank[..., None]
-
-
 def _opened(method, change, names):
     """{name: whether `method` lets this change touch it}: the last kernels of its order first."""
     in_order = [name for name in method.order if name in names] or list(names)
-    opened = jnp.ceil(method.open * change * len(names))
+    # The rounding of the product must not open one more.
+    opened = jnp.ceil(method.open * change * len(names) - 1e-3)
     return {name: len(names) - i <= opened for i, name in enumerate(in_order)}
 
 
 def _new_ranks(method, spectra, opened):
     """{name: rank} by the rule of `method` and its limits; closed kernels keep theirs."""
-    wanted = method.rank(list(spectra.values()))
+    rule = method.rank or ranks.relative(method.cutoff)
+    wanted = rule(list(spectra.values()))
     new = {}
     for (name, x), rank in zip(spectra.items(), wanted, strict=True):
         rank = ranks.limited(rank, x.rank, x.shape[1], method.max_drop, method.floor)
@@ -125,7 +123,7 @@ def convert(method, kernels, shapes):
     }
     bases, cores = {}, {}
     for name, rank in _new_ranks(method, spectra, _opened(method, 1, list(kernels))).items():
-        keep = _inside(rank, s[name].shape[-1])
+        keep = ranks.inside(rank, s[name].shape[-1])
         bases[name] = Basis(_columns(keep, u[name]), _columns(keep, v[name]), rank, *shapes[name])
         cores[name] = jnp.where(keep, s[name], 0)[..., None, :] * eye_like(v[name])
     return bases, cores
@@ -138,11 +136,11 @@ def _svd_inside(core, rank):
     larger than the core holds the padding apart: those singular values come first.
     """
     columns = core.shape[-1]
-    inside = _inside(rank, columns)
+    inside = ranks.inside(rank, columns)
     largest = frobenius(core)
     diagonal = jnp.where(inside, 0, jnp.where(largest > 0, 2 * largest, 1)[..., None])
     p, s, q = _svd(core + diagonal[..., None, :] * eye_like(core))
-    index = (jnp.arange(columns) + columns - rank[..., None]) % columns
+    index = (ranks.positions(rank.shape, columns) + columns - rank[..., None]) % columns
     p, q = (jnp.take_along_axis(x, index[..., None, :], axis=-1) for x in (p, q))
     s = jnp.where(inside, jnp.take_along_axis(s, index, axis=-1), 0)
     return _columns(inside, p), s, _columns(inside, q)
@@ -177,7 +175,7 @@ def turn(method, change, bases, cores, grads=None):
         finite = [jnp.all(jnp.isfinite(x), axis=(-2, -1)) for x in (p, s[..., None, :], q)]
         healthy[name] = finite[0] & finite[1] & finite[2]
         use = healthy[name] & opened[name]
-        keep = _inside(rank, old.columns)
+        keep = ranks.inside(rank, old.columns)
         u, v = _columns(keep, matmul(old.u, p)), _columns(keep, matmul(old.v, q))
         if method.grow:
             u, v, rank = _grown(method.grow, u, v, rank, *grads[name])
@@ -207,8 +205,8 @@ def _grown(count, u, v, rank, du, dv):
     (more_u, fresh_u), (more_v, fresh_v) = outside(u, du), outside(v, dv)
     room = u.shape[-1] - rank
     added = jnp.minimum(jnp.minimum(fresh_u, fresh_v), jnp.minimum(room, count))
-    columns = jnp.arange(u.shape[-1])
-    is_new = _inside(rank + added, u.shape[-1]) & ~_inside(rank, u.shape[-1])
+    columns = ranks.positions(rank.shape, u.shape[-1])
+    is_new = ranks.inside(rank + added, u.shape[-1]) & ~ranks.inside(rank, u.shape[-1])
 
     def with_more(basis, more):
         index = jnp.clip(columns - rank[..., None], 0, more.shape[-1] - 1)
@@ -226,12 +224,13 @@ def _between(left, m, right, squared):
     return matmul(matmul(left, m), right)
 
 
-def moment_of_core(m, squared, basis):
-    """A moment of W, in the shape of the parameter or as matrices, as one of the core."""
+def moment_of_core(m, squared, basis, viewed=False):
+    """A moment of W, in the shape of the parameter or, if `viewed`, as matrices [*batch, n, p], as
+    one of the core."""
     if isinstance(basis, optax.MaskedNode) or m.ndim == 0:
         return m
-    if m.shape == basis.shape:
-        m = basis.axes.view(m)
+    # Not to be told by its shape: square kernels may have transposed axes.
+    m = m if viewed else basis.axes.view(m)
     m = m.astype(jnp.promote_types(m.dtype, basis.u.dtype))
     return _between(basis.u.mT, m, basis.v, squared)
 
@@ -241,4 +240,4 @@ def turned_moment(m, squared, old, new):
     if isinstance(old, optax.MaskedNode) or m.ndim == 0:
         return m
     left, right = matmul(new.u.mT, old.u), matmul(old.v.mT, new.v)
-    return _between(left, m, right, squared)
+    return _between(left, m, right, squared).astype(m.dtype)

@@ -73,23 +73,32 @@ def stable_rank(kernel: jax.Array, axes: MatrixAxes | None = None) -> jax.Array:
     return jnp.min(jnp.sum(s * s, axis=-1) / jnp.max(s, axis=-1) ** 2)
 
 
+def singular_basis(kernel: jax.Array, axes: MatrixAxes | None = None) -> jax.Array:
+    """U V' [*batch, n, p] of the singular vectors of W = U S V', those of zero singular values left
+    out."""
+    u, s, vt = jnp.linalg.svd(_matrix(kernel, axes), full_matrices=False)
+    zero = jnp.finfo(s.dtype).eps * u.shape[-2] * s[..., :1]
+    return matmul(jnp.where((s > zero)[..., None, :], u, 0), vt)
+
+
+def similarity(before: jax.Array, after: jax.Array) -> jax.Array:
+    """<A, B> / (|A| |B|) of two bases [*batch, n, p] from `singular_basis`, the smallest of a
+    batch."""
+    product = jnp.sum(before * after, axis=(-2, -1))
+    return jnp.min(product / (frobenius(before) * frobenius(after)))
+
+
 def basis_stability(
     before: jax.Array, after: jax.Array, axes: MatrixAxes | None = None
 ) -> jax.Array:
-    """tr((U1 V1')' U2 V2') / p for SVDs U S V' of two states of one kernel: 1 where its basis U V'
-    has not moved.
+    """tr((U1 V1')' U2 V2') / sqrt(r1 r2) for SVDs U S V' of ranks r1, r2 of two states of one
+    kernel: 1 where its basis U V' has not moved.
 
     The Stability of OIALR (Coquelin et al. 2024, arXiv:2401.08505), there the mean cosine
-    similarity of the columns of U V'. About 0 for unrelated Gaussian kernels; the smallest of a
-    batch.
+    similarity of the columns of U V', which at full rank is the same. About 0 for unrelated
+    Gaussian kernels; the smallest of a batch.
     """
-
-    def basis(kernel):
-        u, _, vt = jnp.linalg.svd(_matrix(kernel, axes), full_matrices=False)
-        return matmul(u, vt)
-
-    product = basis(before) * basis(after)
-    return jnp.min(jnp.sum(product, axis=(-2, -1)) / product.shape[-1])
+    return similarity(singular_basis(before, axes), singular_basis(after, axes))
 
 
 def log_norms(grads: chex.ArrayTree) -> dict[str, jax.Array]:

@@ -63,7 +63,8 @@ class OIALR:
       grow: number of directions that each change but the first adds to the bases: those of the
         steepest descent outside their span, with S = 0 there, so that W stays.
       compact: reallocate arrays for smaller ranks, at the cost of a compilation, when that saves
-        at least this part of the multiply-adds in the kernels; None: never. At `delay` always.
+        at least this part of the multiply-adds in the kernels; None: never. At `delay` always, and
+        where `grow` needs room.
 
     >>> import jax.numpy as jnp, optax, orthojax
     >>> method = orthojax.OIALR(delay=0.3, steps=1000, every=100, cutoff=0.1)
@@ -118,13 +119,13 @@ class OIALR:
         require("floor", lambda x: 0 <= x < 1, "is a part of the full rank in [0, 1)")
         require("grow", lambda x: whole(x) and x >= 0, "is a number of directions, 0 or more")
         require("compact", lambda x: x is None or 0 <= x < 1, "is None or a part in [0, 1)")
-        rule = ranks.relative(self.cutoff)  # Checks the cutoff.
-        object.__setattr__(self, "rank", self.rank or rule)
+        ranks.relative(self.cutoff)  # Checks the cutoff.
         # Hashable, since compiled programs depend on it.
         object.__setattr__(self, "order", tuple(self.order))
-        if self.rules is not None and not isinstance(self.rules, MatrixAxes):
-            rules = tuple((pattern, _hashable(label)) for pattern, label in self.rules)
-            object.__setattr__(self, "rules", rules)
+        rules = _hashable(self.rules)
+        if rules is not None and not isinstance(rules, MatrixAxes):
+            rules = tuple((pattern, _hashable(label)) for pattern, label in rules)
+        object.__setattr__(self, "rules", rules)
         if not self.order and (self.keep_first or self.keep_last or self.open < 1):
             raise ValueError(
                 "`keep_first`, `keep_last` and `open` need `order`, the paths of the kernels from "
@@ -134,7 +135,9 @@ class OIALR:
     @property
     def delay_steps(self) -> int:
         """`delay` in updates."""
-        return int(self.delay * self.steps) if isinstance(self.delay, float) else self.delay
+        if isinstance(self.delay, int | np.integer):
+            return self.delay
+        return int(self.delay * self.steps + 1e-6)  # 0.29 of 100 is 28.999999999999996.
 
     def is_due(self, step: int) -> bool:
         """Whether the bases change after `step` updates."""
@@ -144,6 +147,26 @@ class OIALR:
     def changes(self, step):
         """Number of changes up to that after `step` updates, if one is due then."""
         return 1 + (step - self.delay_steps) // self.every
+
+    def rewarmed(self, schedule: optax.ScalarOrSchedule, warmup: int) -> optax.Schedule:
+        """`schedule` (or constant), multiplied from the conversion on by a linear warm-up of
+        `warmup` updates after each change of bases, as ReLoRA has it (Lialin et al. 2023,
+        arXiv:2307.05695): count -> learning rate.
+
+        >>> schedule = OIALR(delay=100, every=50).rewarmed(1e-3, 10)
+        >>> [round(float(schedule(count)), 6) for count in (99, 100, 104, 110, 150)]
+        [0.001, 0.0001, 0.0005, 0.001, 0.0001]
+        """
+        if warmup < 1:
+            raise ValueError(f"`warmup` is a number of updates of at least 1, got {warmup}.")
+        schedule = schedule if callable(schedule) else optax.constant_schedule(schedule)
+
+        def scheduled(count):
+            since = (count - self.delay_steps) % self.every
+            ramp = jnp.minimum(1.0, (since + 1) / warmup)
+            return schedule(count) * jnp.where(count >= self.delay_steps, ramp, 1.0)
+
+        return scheduled
 
     def select(self, params: chex.ArrayTree) -> dict[str, MatrixAxes]:
         """{path: axes} of the kernels that get low rank."""
@@ -186,6 +209,46 @@ class OIALR:
         new = _convert(self, inner, params, opt_state)
         return self._compacted(*new, inner, always=True)
 
+    def abstract(
+        self, params: chex.ArrayTree, columns: dict[str, int]
+    ) -> tuple[chex.ArrayTree, Bases]:
+        """`jax.ShapeDtypeStruct`s of params with cores, and of bases: the target to restore a
+        checkpoint into, whose ranks are known when it is opened only.
+
+        Args:
+          params: the dense params, arrays or shapes.
+          columns: {path: `Basis.columns`}, saved beside the checkpoint; {} before the conversion.
+
+        Raises:
+          ValueError: for kernels or ranks that this method and these params cannot have.
+        """
+        if not columns:
+            return params, {}
+        axes = self.select(params)
+        if axes.keys() != columns.keys():
+            raise ValueError(
+                f"`columns` are of the kernels {sorted(columns)}, low rank here are {sorted(axes)}."
+            )
+        leaves, cores, bases = named(params), {}, {}
+        for name, a in axes.items():
+            leaf, rank = leaves[name], columns[name]
+            n, p = a.matrix_shape(leaf.shape)
+            if not 1 <= rank <= p:
+                raise ValueError(f"`columns` of {name!r} lie between 1 and {p}, got {rank}.")
+            batch = tuple(leaf.shape[i] for i in a.batch(leaf.shape))
+            array = functools.partial(
+                jax.ShapeDtypeStruct, dtype=jnp.promote_types(leaf.dtype, jnp.float32)
+            )
+            bases[name] = core.Basis(
+                array((*batch, n, rank)),
+                array((*batch, p, rank)),
+                jax.ShapeDtypeStruct(batch, jnp.int32),
+                a,
+                tuple(leaf.shape),
+            )
+            cores[name] = array((*batch, rank, rank))
+        return replaced(params, cores), bases
+
     def refresh(
         self,
         step: int,
@@ -223,13 +286,14 @@ class OIALR:
 
     def _compacted(self, params, bases, opt_state, inner, always=False):
         needed = {name: int(np.max(r)) for name, r in jax.device_get(_ranks(bases)).items()}
+        allocated = {name: basis.columns for name, basis in bases.items()}
         sizes = {
-            name: min(basis.columns, bucket(needed[name] + self.grow, basis.v.shape[-2]))
+            name: bucket(needed[name] + self.grow, basis.matrix_shape[1])
             for name, basis in bases.items()
         }
-        smaller = sizes != {name: basis.columns for name, basis in bases.items()}
-        if self.compact is None or not smaller:
+        if self.compact is None or sizes == allocated:
             return params, bases, opt_state
+        always |= any(sizes[name] > columns for name, columns in allocated.items())
         now = sum(_cost(basis, basis.columns) for basis in bases.values())
         then = sum(_cost(basis, sizes[name]) for name, basis in bases.items())
         if not always and then > (1 - self.compact) * now:
@@ -303,6 +367,10 @@ def _convert(method, inner, params, opt_state):
     if inner is not None:
         tree = core.spread(params, bases)
         opt_state = map_moments(inner, core.moment_of_core, opt_state, tree)
+        # In the precision in which `inner` goes on with them, or the next step compiles twice.
+        like = jax.eval_shape(inner.init, replaced(params, cores))
+        cast = lambda x, y: x if x.dtype == y.dtype else x.astype(y.dtype)
+        opt_state = jax.tree.map(cast, opt_state, like)
     return replaced(params, cores), bases, opt_state
 
 
@@ -319,16 +387,26 @@ def _turn(method, inner, change, params, bases, opt_state, grads):
 def _compact(inner, sizes, params, bases, opt_state):
     sizes = dict(sizes)
 
-    def cut(m, size):
-        return m[..., :size, :size] if isinstance(size, int) and m.ndim else m
+    def resized(x, *last):
+        """`x` with `last` axes of these sizes, cut or padded by zeros."""
+        x = x[(..., *map(slice, last))]
+        more = [(0, size - now) for size, now in zip(last, x.shape[-len(last) :], strict=True)]
+        return jnp.pad(x, [(0, 0)] * (x.ndim - len(last)) + more)
 
-    cores = {name: cut(leaf, sizes[name]) for name, leaf in named(params).items() if name in sizes}
+    def moment(m, squared, size):
+        return resized(m, size, size) if isinstance(size, int) and m.ndim else m
+
+    cores = {
+        name: resized(leaf, sizes[name], sizes[name])
+        for name, leaf in named(params).items()
+        if name in sizes
+    }
     if inner is not None:
         tree = core.spread(params, sizes)
-        opt_state = map_moments(inner, lambda m, squared, size: cut(m, size), opt_state, tree)
+        opt_state = map_moments(inner, moment, opt_state, tree)
     bases = {
         name: dataclasses.replace(
-            basis, u=basis.u[..., : sizes[name]], v=basis.v[..., : sizes[name]]
+            basis, u=resized(basis.u, sizes[name]), v=resized(basis.v, sizes[name])
         )
         for name, basis in bases.items()
     }

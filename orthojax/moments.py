@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# Where Optax keeps second moments; everything else shaped like a parameter moves as a gradient.
-_SQUARES = {"nu", "nu_max", "sum_of_squares"}
+# Where Optax keeps second moments, or step sizes, that must stay positive; everything else shaped
+# like a parameter moves as a gradient. (`n`: adan.)
+_SQUARES = {"nu", "nu_max", "sum_of_squares", "e_g", "e_x", "n", "exp_avg_sq", "grad_sum_sq"}
+_SQUARES |= {"step_sizes"}
 
 
 def map_moments(inner, f, inner_state, *trees):
@@ -22,9 +24,10 @@ def map_moments(inner, f, inner_state, *trees):
     """
 
     def moved(squared):
-        return optax.tree.map_params(
-            inner, lambda m, *leaves: f(m, squared, *leaves), inner_state, *trees
-        )
+        def one(m, *leaves):
+            return m if _is_masked(m) else f(m, squared, *leaves)
+
+        return optax.tree.map_params(inner, one, inner_state, *trees, is_leaf=_is_masked)
 
     def choose(path, linear, squared):
         names = {getattr(key, "name", None) for key in path}
@@ -33,13 +36,18 @@ def map_moments(inner, f, inner_state, *trees):
     return jax.tree_util.tree_map_with_path(choose, moved(False), moved(True))
 
 
+def _is_masked(m):
+    """The place of a parameter that a part of `inner` (`optax.masked`, `partition`) passes over."""
+    return isinstance(m, optax.MaskedNode)
+
+
 @functools.lru_cache(maxsize=256)
 def _check_elementwise(inner, structure, shapes):
     params = structure.unflatten([jax.ShapeDtypeStruct(*shape) for shape in shapes])
     state = jax.eval_shape(inner.init, params)
 
     def check(m, param):
-        if m.shape not in ((), param.shape):
+        if not _is_masked(m) and m.shape not in ((), param.shape):
             raise ValueError(
                 f"`inner` keeps an array of shape {m.shape} for a parameter of shape "
                 f"{param.shape}, as adafactor does: it cannot be moved to a low-rank core, nor "
@@ -47,7 +55,7 @@ def _check_elementwise(inner, structure, shapes):
                 "parameter's shape, e.g. optax.adamw, optax.sgd or optax.lion."
             )
 
-    optax.tree.map_params(inner, check, state, params)
+    optax.tree.map_params(inner, check, state, params, is_leaf=_is_masked)
 
 
 def require_elementwise(inner, params):

@@ -22,9 +22,18 @@ class Spectrum(NamedTuple):
 Rule = Callable[[Sequence[Spectrum]], list[jax.Array]]
 
 
-def _count(keep, spectrum):
-    inside = jnp.arange(spectrum.s.shape[-1]) < spectrum.rank[..., None]
-    return jnp.sum(keep & inside, axis=-1, dtype=jnp.int32)
+def positions(batch: tuple[int, ...], columns: int) -> jax.Array:
+    """0, 1, ..., columns - 1 for each matrix of a batch: [*batch, columns] int32."""
+    return jax.lax.broadcasted_iota(jnp.int32, (*batch, columns), len(batch))
+
+
+def inside(rank: jax.Array, columns: int) -> jax.Array:
+    """Which columns are the first `rank` [*batch]: [*batch, columns] bool."""
+    return positions(rank.shape, columns) < rank[..., None]
+
+
+def _count(keep, x):
+    return jnp.sum(keep & inside(x.rank, x.s.shape[-1]), axis=-1, dtype=jnp.int32)
 
 
 def _one_by_one(rank):
@@ -61,6 +70,17 @@ def energy(kept: float) -> Rule:
     return _one_by_one(rank)
 
 
+def fixed(part: float) -> Rule:
+    """Keeps the same part of the columns of every kernel, at least one. `part` in (0, 1]."""
+    if isinstance(part, int | float) and not 0 < part <= 1:
+        raise ValueError(f"`part` of the columns lies in (0, 1], got {part}.")
+
+    def rank(x):
+        return _count(positions(x.rank.shape, x.s.shape[-1]) < max(1, int(part * x.shape[1])), x)
+
+    return _one_by_one(rank)
+
+
 def stable_rank(scale: float = 1.0) -> Rule:
     """Keeps `scale` times the stable rank, sum s^2 / max s^2, rounded up: the rank rule of
     Cuttlefish (Wang et al. 2023, arXiv:2305.02538) without its correction by the rank at start."""
@@ -70,7 +90,7 @@ def stable_rank(scale: float = 1.0) -> Rule:
     def rank(x):
         largest = jnp.where(x.s[..., :1] > 0, x.s[..., :1], 1)
         stable = jnp.sum((x.s / largest) ** 2, axis=-1, keepdims=True)
-        return _count(jnp.arange(x.s.shape[-1]) < jnp.ceil(scale * stable), x)
+        return _count(positions(x.rank.shape, x.s.shape[-1]) < jnp.ceil(scale * stable), x)
 
     return _one_by_one(rank)
 
@@ -123,6 +143,7 @@ def limited(
 ) -> jax.Array:
     """`new` ranks between 1 and `old`, not below `floor` times the columns, and with at most the
     part `max_drop` of `old` dropped at once."""
-    least = jnp.maximum(1, int(floor * columns))
-    least = jnp.maximum(least, jnp.floor((1 - max_drop) * old).astype(jnp.int32))
+    least = jnp.maximum(1, int(floor * columns + 1e-3))
+    # As the authors' int(old / 2) rounds, but not by the rounding of the product.
+    least = jnp.maximum(least, jnp.floor((1 - max_drop) * old + 1e-3).astype(jnp.int32))
     return jnp.minimum(jnp.maximum(new, least), old)

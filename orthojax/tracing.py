@@ -13,8 +13,9 @@ def call_order(f: Callable[[Any], Any], params: Any) -> list[str]:
     """Paths of the parameters in the order in which f(params) first uses them.
 
     `f` is traced, not run: e.g. the loss on one batch, of any framework. Parameters that it does
-    not use are left out. Trees of params are sorted by name (Dense_10 before Dense_2, a head
-    before what it stands on), so the first and the last layer cannot be read off them.
+    not use are left out; to cast or reshape one, as all may be before the first layer, is no use.
+    Trees of params are sorted by name (Dense_10 before Dense_2, a head before what it stands on),
+    so the first and the last layer cannot be read off them.
 
     Args:
       f: params -> anything.
@@ -34,21 +35,28 @@ def call_order(f: Callable[[Any], Any], params: Any) -> list[str]:
     def walk(jaxpr, source):
         """`source` is {variable of `jaxpr`: number of the parameter}."""
         for equation in jaxpr.eqns:
-            inner = [p for p in map(_jaxpr_of, _values(equation.params)) if p is not None]
-            for sub in inner:
+            variables = [v if isinstance(v, core.Var) else None for v in equation.invars]
+            walked = 0
+            for sub in filter(None, map(_jaxpr_of, _values(equation.params))):
                 # The operands of scan, jit, remat and custom derivatives are their last inputs in
-                # this order; those before them, such as a cond's index, are no parameters.
-                operands = equation.invars[len(equation.invars) - len(sub.invars) :]
-                walk(
-                    sub,
-                    {
-                        inside: source[outside]
-                        for inside, outside in zip(sub.invars, operands, strict=True)
-                        if isinstance(outside, core.Var) and outside in source
-                    },
-                )
-            for variable in equation.invars:
-                number = source.get(variable) if isinstance(variable, core.Var) else None
+                # this order; those before them, such as a cond's index, are no parameters. Kernels
+                # of Pallas have more arguments than inputs: not looked into.
+                if len(sub.invars) > len(variables):
+                    continue
+                walked = max(walked, len(sub.invars))
+                operands = variables[len(variables) - len(sub.invars) :]
+                numbers = dict(zip(sub.invars, map(source.get, operands), strict=True))
+                inside = {v: number for v, number in numbers.items() if number is not None}
+                walk(sub, inside)
+                if len(sub.outvars) == len(equation.outvars):
+                    for v, outside in zip(sub.outvars, equation.outvars, strict=True):
+                        if isinstance(v, core.Var) and v in inside:
+                            source[outside] = inside[v]
+            used = variables[: len(variables) - walked]
+            if equation.primitive.name in _SAME and used[0] in source:
+                source[equation.outvars[0]] = source[used[0]]
+                continue
+            for number in map(source.get, used):
                 if number is not None and not seen[number]:
                     seen[number] = True
                     order.append(number)
@@ -56,6 +64,10 @@ def call_order(f: Callable[[Any], Any], params: Any) -> list[str]:
     walk(program.jaxpr, {v: i for i, v in enumerate(program.jaxpr.invars)})
     names = list(leaves)
     return [names[i] for i in order]
+
+
+# What passes a parameter on as it is.
+_SAME = {"convert_element_type", "copy", "reshape", "squeeze", "transpose"}
 
 
 def _values(params):

@@ -1,4 +1,4 @@
-"""Prepares image data sets for the experiments, once, from their original files; no TensorFlow.
+"""Prepares data sets for the experiments, once, from their original files; no TensorFlow.
 
     python scripts/prepare_data.py --dataset=mnist,cifar10
     python scripts/prepare_data.py --dataset=cifar10 --raw_dir=/folder/with/the/files
@@ -8,7 +8,8 @@ array_record; `tfds.load` does not read that format, even with TensorFlow). The 
 downloaded from their official places, or taken from --raw_dir: the published .gz or .tar.gz files
 or, for mnist and cifar10, the files inside them (plain, .gz or .xz), in --raw_dir itself or in its
 folder named as the data set. Every file's SHA-256 is checked. A set that is already prepared is
-left as it is. `mnist_5k` needs no preparation.
+left as it is. `mnist_5k` needs no preparation. The series etth1 and ettm2 are one CSV each (plain,
+.gz or .xz in --raw_dir or its folder `ett`), which is put into the folder `ett` unchanged.
 """
 
 import sys
@@ -43,11 +44,12 @@ def main(argv):
             # Here, so that --help and a wrong name answer at once.
             import tensorflow_datasets as tfds
 
-            from experiments.data.prepare import prepare
+            from experiments.data.prepare import prepare, prepare_series
+            from experiments.data.releases import SERIES
 
             if not sys.stderr.isatty():
                 tfds.disable_progress_bar()
-            made = prepare(name, data_dir, _RAW_DIR.value)
+            made = (prepare_series if name in SERIES else prepare)(name, data_dir, _RAW_DIR.value)
             print(f"{name}: {'prepared' if made else 'already prepared'} in {data_dir}.")
     except (OSError, ValueError) as error:
         sys.exit(f"prepare_data: {error}")

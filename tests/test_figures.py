@@ -53,6 +53,24 @@ def test_a_run_without_measured_kernels_is_drawn_without_their_figures(tmp_path)
     assert [p.name for p in figures.draw({"": path}, tmp_path)] == ["learning.png"]
 
 
+def test_the_best_validation_is_marked_on_the_curves_of_a_forecast(tmp_path):
+    lines = [{"config": {}}]
+    for step, loss in ((0, 3.0), (10, 1.0), (20, 2.0)):
+        scores = {"validation_loss": loss, "test_loss": loss + 1, "test_mae": loss / 2}
+        lines.append({"step": step, **scores, "validation_mae": loss})
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = metrics.read(path)[1]
+    assert metrics.best(rows)["step"] == 10
+    figure = figures._learning({"": rows})
+    titles = ["Mean squared error", "Mean absolute error"]
+    assert [axes.get_title() for axes in figure.axes] == titles
+    for axes, value in zip(figure.axes, (2.0, 0.5), strict=True):
+        (mark,) = [line for line in axes.lines if line.get_marker() == "o"]
+        np.testing.assert_array_equal(mark.get_xydata(), [[10, value]])
+    plt.close(figure)
+
+
 def test_a_run_that_ended_at_once_is_drawn(tmp_path):
     path = write(tmp_path / "run" / "metrics.jsonl", 0.9, steps=(0,))
     assert len(figures.draw({"": path}, tmp_path)) == 3

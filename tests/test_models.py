@@ -1,4 +1,4 @@
-"""The models: shapes, and the parameter paths that the rules of configurations speak of."""
+"""The models of images: shapes, and the parameter paths that rules of configurations speak of."""
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +8,25 @@ from flax import nnx
 
 from experiments import models
 
+LAYERS = {"kernel_init": "orthogonal", "activation": "tanh"}
 OPTIONS = {
-    "mlp": {"width": 8, "depth": 2},
-    "cnn": {"channels": (4, 6), "depth": 2, "width": 8},
+    "mlp": {"width": 8, "depth": 2} | LAYERS,
+    "cnn": {"channels": (4, 6), "depth": 2, "width": 8} | LAYERS,
+    "vit": {
+        "patch": 1,
+        "width": 8,
+        "depth": 2,
+        "heads": 2,
+        "hidden": 12,
+        "qkv_bias": True,
+        "dropout": 0.0,
+    },
 }
 
 
-def build(name, image_shape=(8, 8, 3), kernel_init="orthogonal", activation="tanh"):
-    options = OPTIONS[name] | {"kernel_init": kernel_init, "activation": activation}
-    return models.build(name, image_shape, 10, nnx.Rngs(0), **options)
+def build(name, image_shape=(8, 8, 3)):
+    arguments = {"image_shape": image_shape, "num_classes": 10}
+    return models.build(name, arguments, nnx.Rngs(0), **OPTIONS[name])
 
 
 def shapes(model):
@@ -25,7 +35,7 @@ def shapes(model):
 
 
 @pytest.mark.parametrize("image_shape", [(8, 8, 3), (9, 7, 1)])
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_a_model_returns_a_finite_logit_for_each_image_and_class(name, image_shape):
     images = jax.random.normal(jax.random.key(1), (5, *image_shape))
     logits = build(name, image_shape)(images)
@@ -56,7 +66,7 @@ def test_the_parameters_of_the_cnn_have_these_paths_and_shapes():
     }
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_an_image_does_not_influence_the_logits_of_another(name):
     model = build(name)
     images = jax.random.normal(jax.random.key(1), (3, 8, 8, 3))
@@ -64,7 +74,15 @@ def test_an_image_does_not_influence_the_logits_of_another(name):
     np.testing.assert_allclose(model(images)[1:2], alone, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_options_are_what_a_configuration_has_to_set(name):
-    assert set(models.options(name)) == {*OPTIONS[name], "kernel_init", "activation"}
-    assert set(models.CHOICES) <= set(models.options(name))
+    assert set(models.options(name)) == set(OPTIONS[name])
+
+
+def test_arguments_are_what_the_data_have_to_tell():
+    for name in OPTIONS:
+        assert models.arguments(name) == ("image_shape", "num_classes")
+    # `channels` is an option of a CNN, but a property of a series.
+    assert models.arguments("autoformer") == ("history", "horizon", "channels", "marks")
+    assert "channels" in models.options("cnn")
+    assert "channels" not in models.options("autoformer")

@@ -74,7 +74,7 @@ def test_evaluation_counts_each_test_image_once(undisturbed):
     dataset = data.load("mnist_5k")
     model = training.make_model(tiny(), dataset)
     module = nnx.merge(model.eval, state.params, state.variables)
-    logits = np.asarray(module(model.normalize(dataset.test.images)), np.float64)
+    logits = np.asarray(module(model.task.preprocess(dataset.test.images)), np.float64)
     correct = logits.argmax(-1) == dataset.test.labels
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     loss = -log_p[np.arange(len(log_p)), dataset.test.labels].mean()
@@ -119,6 +119,37 @@ def test_batch_statistics_are_carried_from_step_to_step(monkeypatch):
         normalized = (images / 255.0 - dataset.mean) / dataset.std
         expected = 0.9 * expected + 0.1 * normalized.mean()
     np.testing.assert_allclose(state.variables["norm"]["mean"], [expected], rtol=1e-4)
+
+
+def test_a_run_without_kernels_to_constrain_measures_none(tmp_path):
+    rules = ((".*", "free"),)
+    run.train(tiny(constraint__map="none", constraint__rules=rules, steps=4), tmp_path)
+    assert metrics.read(tmp_path / "metrics.jsonl")[1][-1].keys() == {
+        "step",
+        "test_loss",
+        "test_accuracy",
+    }
+
+
+# The learning rate.
+
+
+@pytest.mark.parametrize(
+    ("schedule", "period", "expected"),
+    [
+        ("constant", 0, [1.0] * 8),
+        ("cosine", 0, [0.5 + 0.5 * np.cos(np.pi * i / 8) for i in range(8)]),
+        ("warm_restarts", 4, [1.0, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5] * 2),
+        ("step_decay", 3, [1.0] * 3 + [0.5] * 3 + [0.25] * 2),
+    ],
+)
+def test_the_learning_rate_of_each_step(schedule, period, expected):
+    fields = {"optimizer__schedule": schedule, "optimizer__period": period, "optimizer__lr": 1.0}
+    rate = training.make_schedule(tiny(steps=8, **fields))
+    np.testing.assert_allclose([rate(i) for i in range(8)], expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.vmap(rate))(jnp.arange(8)), expected, rtol=1e-5)
+    warm = training.make_schedule(tiny(steps=10, optimizer__warmup_steps=2, **fields))
+    np.testing.assert_allclose([warm(i) for i in range(10)], [0.5, 0.75, *expected], rtol=1e-5)
 
 
 # When training fails.

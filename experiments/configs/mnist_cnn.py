@@ -20,6 +20,8 @@ def get_config():
     c.eval_every = 234
     c.checkpoint_every = 468
     c.checkpoints_kept = 2
+    c.patience = 0
+    c.label_smoothing = 0.0
     c.parallel = "jit"
     c.data = {"name": "mnist", "dir": "", "augment": "none"}
     c.model = {
@@ -34,6 +36,7 @@ def get_config():
         "name": "adam",
         "lr": 3e-3,
         "schedule": "cosine",
+        "period": 0,
         "warmup_steps": 0,
         "momentum": 0.9,
         "b1": 0.9,

@@ -27,6 +27,8 @@ def get_config():
     c.eval_every = 40
     c.checkpoint_every = 200
     c.checkpoints_kept = 2
+    c.patience = 0
+    c.label_smoothing = 0.0
     c.parallel = "jit"
     c.data = {"name": "mnist_5k", "dir": "", "augment": "none"}
     c.model = {
@@ -40,6 +42,7 @@ def get_config():
         "name": "adam",
         "lr": 1e-3,
         "schedule": "cosine",
+        "period": 0,
         "warmup_steps": 0,
         "momentum": 0.9,
         "b1": 0.9,

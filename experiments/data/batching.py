@@ -7,10 +7,11 @@ the order of an epoch is drawn from (seed, epoch), the augmentation of a batch f
 import functools
 import operator
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from experiments.data.sources import Split
+from experiments.data.sources import Examples
 
 AUGMENTS = ("none", "crop_flip")
 PAD = 4  # pixels on each side; He et al. 2016, arXiv:1512.03385, section 4.2
@@ -19,24 +20,24 @@ PAD = 4  # pixels on each side; He et al. 2016, arXiv:1512.03385, section 4.2
 _ORDER, _AUGMENT = 0, 1
 
 
-def steps_per_epoch(split: Split, batch_size: int) -> int:
+def steps_per_epoch(split: Examples, batch_size: int) -> int:
     """Number of whole batches in an epoch; the incomplete last one is dropped."""
-    if not 1 <= batch_size <= len(split.labels):
+    if not 1 <= batch_size <= len(split):
         raise ValueError(
-            f"`batch_size` lies between 1 and the {len(split.labels)} examples of the split, "
+            f"`batch_size` lies between 1 and the {len(split)} examples of the split, "
             f"got {batch_size}."
         )
-    return len(split.labels) // batch_size
+    return len(split) // batch_size
 
 
 def batch(
-    split: Split, batch_size: int, seed: int, step: int, augment: str = "none"
-) -> tuple[np.ndarray, np.ndarray]:
-    """The batch of a step, counted from 0: images uint8 [B, H, W, C] and labels int32 [B].
+    split: Examples, batch_size: int, seed: int, step: int, augment: str = "none"
+) -> tuple[Any, Any]:
+    """The batch of a step, counted from 0: inputs and targets, pytrees of arrays [B, ...].
 
     Each epoch visits the examples in a new random order without replacement; a batch lies within
-    one epoch. `augment="crop_flip"` pads by 4 black pixels, crops at random and mirrors half of
-    the images.
+    one epoch. `augment="crop_flip"`, of images only, pads by 4 black pixels, crops at random and
+    mirrors half of them.
     """
     step = operator.index(step)  # also takes numpy's and jax's integers, but never a float
     if step < 0:
@@ -44,14 +45,13 @@ def batch(
     if augment not in AUGMENTS:
         raise ValueError(f"`augment` is one of {', '.join(AUGMENTS)}, got {augment!r}.")
     epoch, position = divmod(step, steps_per_epoch(split, batch_size))
-    order = _epoch_order(len(split.labels), seed, epoch)
-    chosen = order[position * batch_size : (position + 1) * batch_size]
-    images, labels = split.images[chosen], split.labels[chosen]
+    order = _epoch_order(len(split), seed, epoch)
+    inputs, targets = split.take(order[position * batch_size : (position + 1) * batch_size])
     if augment == "crop_flip":
         rng = _generator(seed, _AUGMENT, step)
         offsets = rng.integers(0, 2 * PAD + 1, size=(batch_size, 2))
-        images = crop_flip(images, offsets, flips=rng.random(batch_size) < 0.5)
-    return images, labels
+        inputs = crop_flip(inputs, offsets, flips=rng.random(batch_size) < 0.5)
+    return inputs, targets
 
 
 def crop_flip(images: np.ndarray, offsets: np.ndarray, flips: np.ndarray) -> np.ndarray:
@@ -72,24 +72,18 @@ def crop_flip(images: np.ndarray, offsets: np.ndarray, flips: np.ndarray) -> np.
     return np.where(flips[:, None, None, None], cropped[:, :, ::-1], cropped)
 
 
-def eval_batches(
-    split: Split, batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields (images [B, H, W, C], labels [B], mask float32 [B]), each example once, in order.
+def eval_batches(split: Examples, batch_size: int) -> Iterator[tuple[Any, Any, np.ndarray]]:
+    """Yields (inputs, targets, mask float32 [B]), each example once, in order.
 
-    The last batch is padded with zeros where the mask is 0, so that one compilation serves all.
+    The last batch is filled up with its last example where the mask is 0, so that one compilation
+    serves all.
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` is at least 1, got {batch_size}.")
-    for start in range(0, len(split.labels), batch_size):
-        images = split.images[start : start + batch_size]
-        labels = split.labels[start : start + batch_size]
-        mask = (np.arange(batch_size) < len(labels)).astype(np.float32)
-        missing = batch_size - len(labels)
-        if missing:
-            images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
-            labels = np.pad(labels, (0, missing))
-        yield images, labels, mask
+    for start in range(0, len(split), batch_size):
+        indices = np.arange(start, start + batch_size)
+        mask = (indices < len(split)).astype(np.float32)
+        yield *split.take(np.minimum(indices, len(split) - 1)), mask
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""Writes the original files as tfds directories that `tfds.data_source` reads.
+"""Writes the original files as tfds directories that `tfds.data_source` reads; series as they are.
 
 tfds' own builders unpack and parse with TensorFlow. The ones here inherit name, version, features
 and the order of the examples from them, and parse with NumPy instead.
@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from experiments.data import originals
-from experiments.data.releases import RELEASES, Original
+from experiments.data import originals, series
+from experiments.data.releases import RELEASES, SERIES, Original
 
 # fmt: off
 CIFAR10_LABELS = [
@@ -60,11 +60,7 @@ def prepare(
         ValueError: an original file is not what it should be, or `data_dir` holds the set in
             another format.
     """
-    if "://" in os.fspath(data_dir):
-        raise ValueError(
-            f"--data_dir is a local folder, got {data_dir}; prepare there and copy the result."
-        )
-    data_dir = Path(data_dir).expanduser()
+    data_dir = _local(data_dir)
     existing = tfds.builder(name, data_dir=data_dir)
     if existing.is_prepared():
         if existing.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
@@ -78,11 +74,49 @@ def prepare(
         folder = data_dir / "downloads" / name
         originals.download(release, folder)
     else:
-        raw_dir = Path(raw_dir).expanduser()
-        folder = raw_dir / name if (raw_dir / name).is_dir() else raw_dir
+        folder = _folder_in(raw_dir, name)
     contents = PARSERS[name](originals.read(release, folder))
     _builder(type(existing), contents, data_dir).download_and_prepare()
     return True
+
+
+def prepare_series(
+    name: str,
+    data_dir: str | os.PathLike,
+    raw_dir: str | os.PathLike | None = None,
+    original: Original | None = None,
+) -> bool:
+    """Puts the unchanged CSV of a key of `SERIES` into `data_dir`; False if it is there.
+
+    Arguments and errors as for `prepare`; the folder in `raw_dir` may also be named `ett`.
+    """
+    path = series.csv_path(name, _local(data_dir))
+    if path.exists():
+        return False
+    original = original or SERIES[name]
+    if raw_dir is None:
+        originals.download([original], path.parent)
+    else:
+        content = originals.read([original], _folder_in(raw_dir, name, "ett"))[path.name]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.part")
+        partial.write_bytes(content)
+        partial.replace(path)  # all or nothing
+    return True
+
+
+def _local(data_dir: str | os.PathLike) -> Path:
+    if "://" in os.fspath(data_dir):
+        raise ValueError(
+            f"--data_dir is a local folder, got {data_dir}; prepare there and copy the result."
+        )
+    return Path(data_dir).expanduser()
+
+
+def _folder_in(raw_dir: str | os.PathLike, *names: str) -> Path:
+    """Returns the first of the folders `names` that `raw_dir` has, else `raw_dir` itself."""
+    raw_dir = Path(raw_dir).expanduser()
+    return next((raw_dir / name for name in names if (raw_dir / name).is_dir()), raw_dir)
 
 
 def _builder(

@@ -1,6 +1,7 @@
-"""Named data sets: uint8 arrays in memory, with the statistics of their train split."""
+"""Named data sets, as arrays in memory."""
 
 import contextlib
+import dataclasses
 import difflib
 import hashlib
 import importlib.resources
@@ -10,48 +11,77 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-NAMES = ("mnist_5k", "mnist", "fashion_mnist", "cifar10", "cifar100")
+IMAGES = ("mnist_5k", "mnist", "fashion_mnist", "cifar10", "cifar100")
+SERIES = ("etth1", "ettm2")
+NAMES = IMAGES + SERIES
 CHUNK = 1000  # records decoded at a time
 
 
-class Split(NamedTuple):
-    """Examples of one split."""
+class Examples(Protocol):
+    """What a split offers, whatever it holds."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: np.ndarray) -> tuple[Any, Any]:
+        """Returns inputs and targets of the examples [B]: pytrees of arrays [B, ...]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images with their classes."""
 
     images: np.ndarray  # uint8 [N, H, W, C]
     labels: np.ndarray  # int32 [N]
+
+    def __len__(self):
+        return len(self.labels)
+
+    def take(self, indices):
+        return self.images[indices], self.labels[indices]
 
 
 class Dataset(NamedTuple):
     """A named data set."""
 
     name: str
-    train: Split
-    test: Split
-    num_classes: int
-    mean: tuple[float, ...]  # [C] of pixel / 255 over the train split
-    std: tuple[float, ...]  # [C]
+    task: str  # "classification" of images or "forecasting" of series
+    train: Examples
+    validation: Examples | None
+    test: Examples
+    model_arguments: dict[str, Any]  # what a model has to know of the data to be built
+    mean: tuple[float, ...] = ()  # [C] of pixel / 255 over the train split, of images
+    std: tuple[float, ...] = ()  # [C]
 
 
-def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
+def load(name: str, data_dir: str | os.PathLike | None = None, **options) -> Dataset:
     """Loads a data set by its name.
 
     Args:
         name: one of `NAMES`.
         data_dir: a tfds directory; by default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
             `mnist_5k` needs none.
+        **options: those of `options(name)`: of a series, `history` and `horizon`, the numbers of
+            rows that a model sees and that it forecasts.
 
     Raises:
         ValueError: an unknown name, or a set that is prepared in a format without random access.
         FileNotFoundError: a set that is not prepared; the message has the command that does it.
     """
     check_name(name)
+    if name in SERIES:
+        return _series(name, data_dir, **options)
     return _mnist_5k() if name == "mnist_5k" else _from_tfds(name, data_dir)
+
+
+def options(name: str) -> tuple[str, ...]:
+    """Returns the names of the options, all positive integers, that `load` takes for a data set."""
+    return ("history", "horizon") if name in SERIES else ()
 
 
 def check_name(name: str) -> None:
@@ -64,6 +94,19 @@ def check_name(name: str) -> None:
 def default_data_dir() -> Path:
     """$TFDS_DATA_DIR, else ~/tensorflow_datasets: tfds' own rule."""
     return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+
+
+def _series(name, data_dir, history, horizon) -> Dataset:
+    from experiments.data import series
+
+    train, validation, test = series.load_series(name, data_dir, history, horizon)
+    arguments = {
+        "history": history,
+        "horizon": horizon,
+        "channels": train.series.shape[-1],
+        "marks": train.marks.shape[-1],
+    }
+    return Dataset(name, "forecasting", train, validation, test, arguments)
 
 
 def _mnist_5k() -> Dataset:
@@ -88,7 +131,7 @@ def _mnist_5k() -> Dataset:
         is_test[rng.choice(np.flatnonzero(labels == digit), 100, replace=False)] = True
     train = Split(images[~is_test], labels[~is_test])
     test = Split(images[is_test], labels[is_test])
-    return Dataset("mnist_5k", train, test, 10, *_mean_and_std(train.images))
+    return _classification("mnist_5k", train, test, 10, *_mean_and_std(train.images))
 
 
 def _from_tfds(name: str, data_dir: str | os.PathLike | None) -> Dataset:
@@ -116,18 +159,23 @@ def _from_tfds(name: str, data_dir: str | os.PathLike | None) -> Dataset:
             arrays = {
                 f"{split}_{part}": array
                 for split in ("train", "test")
-                for part, array in _decode(builder, split)._asdict().items()
+                for part, array in vars(_decode(builder, split)).items()
             }
             arrays["mean"], arrays["std"] = _mean_and_std(arrays["train_images"])
             _write_copy(copy, arrays)
-    return Dataset(
-        name=name,
+    return _classification(
+        name,
         train=Split(arrays["train_images"], arrays["train_labels"]),
         test=Split(arrays["test_images"], arrays["test_labels"]),
         num_classes=builder.info.features["label"].num_classes,
         mean=tuple(map(float, arrays["mean"])),
         std=tuple(map(float, arrays["std"])),
     )
+
+
+def _classification(name, train, test, num_classes, mean, std) -> Dataset:
+    arguments = {"image_shape": train.images.shape[1:], "num_classes": num_classes}
+    return Dataset(name, "classification", train, None, test, arguments, mean, std)
 
 
 def _decode(builder, split: str) -> Split:

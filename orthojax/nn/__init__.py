@@ -5,6 +5,6 @@ Linen.
 """
 
 from orthojax.nn.linen import linen_low_rank
-from orthojax.nn.low_rank import LowRank, low_rank, refresh
+from orthojax.nn.low_rank import FrozenBasis, LowRank, low_rank, refresh
 
-__all__ = ["LowRank", "linen_low_rank", "low_rank", "refresh"]
+__all__ = ["FrozenBasis", "LowRank", "linen_low_rank", "low_rank", "refresh"]

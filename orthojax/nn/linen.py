@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from orthojax.factored import is_factored
+from orthojax.nn.low_rank import last, plus
 
 
 def linen_low_rank():
@@ -28,7 +29,8 @@ def _interceptor(next_fun, args, kwargs, context):
     module = context.module
     if (
         context.method_name != "__call__"
-        or not isinstance(module, nn.Dense | nn.DenseGeneral | nn.Conv)
+        # Not what derives from them, which may do more to its input.
+        or type(module) not in (nn.Dense, nn.DenseGeneral, nn.Conv)
         or not module.has_variable("params", "kernel")
     ):
         return next_fun(*args, **kwargs)
@@ -37,7 +39,7 @@ def _interceptor(next_fun, args, kwargs, context):
         return next_fun(*args, **kwargs)
     # Not `next_fun`: it would compare the shape of the kernel with its own.
     bias = module.get_variable("params", "bias") if module.use_bias else None
-    (x,) = args
+    (x,) = (*args, *kwargs.values())
     if kernel.pays and kernel.in_order and kernel.basis.u.ndim == 2:
         if isinstance(module, nn.Dense | nn.DenseGeneral) and not getattr(module, "batch_dims", ()):
             return _linear(module, kernel, x, bias)
@@ -49,11 +51,9 @@ def _interceptor(next_fun, args, kwargs, context):
 
 def _linear(module, kernel, x, bias):
     axes = getattr(module, "axis", -1)
-    axes = (axes,) if isinstance(axes, int) else tuple(axes)
-    x = jnp.moveaxis(x, axes, tuple(range(-len(axes), 0)))
+    x = last(x, (axes,) if isinstance(axes, int) else axes)
     dtype = module.dtype or jnp.result_type(x, kernel.basis.u)
-    y = kernel.apply(x, dtype, module.precision)
-    return y if bias is None else y + bias.astype(y.dtype)
+    return plus(kernel.apply(x, dtype, module.precision), bias)
 
 
 def _conv(module, kernel, x, bias):
@@ -64,4 +64,4 @@ def _conv(module, kernel, x, bias):
     for factor in right.mT if core is None else core, None if core is None else right.mT:
         if factor is not None:
             y = jnp.matmul(y, factor.astype(y.dtype), precision=module.precision)
-    return y if bias is None else y + bias.astype(y.dtype)
+    return plus(y, bias)

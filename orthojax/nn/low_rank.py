@@ -1,5 +1,7 @@
 """Flax NNX layers whose kernel is held as factors, put in the place of ordinary ones."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,6 +10,18 @@ from orthojax.bases import Basis
 from orthojax.factored import Factored, is_factored
 from orthojax.low_rank_training import OIALR
 from orthojax.matrices import named
+
+
+def last(x: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """`x` with these axes moved behind the others, in rising order as Flax contracts them."""
+    return jnp.moveaxis(x, sorted(a % x.ndim for a in axes), range(-len(axes), 0))
+
+
+def plus(y: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """y [..., *outputs] + bias [*outputs], in the dtype of y."""
+    if bias is None:
+        return y
+    return y + jnp.expand_dims(bias.astype(y.dtype), range(y.ndim - bias.ndim))
 
 
 class FrozenBasis(nnx.Variable):
@@ -30,29 +44,27 @@ class LowRank(nnx.Module):
         self.layer = nnx.graphdef(layer)  # All but its arrays.
         self.kind = type(layer)
 
-    def __call__(self, x: jax.Array, out_sharding=None) -> jax.Array:
-        basis = jax.lax.stop_gradient(self.basis.get_value())
+    def __call__(self, inputs: jax.Array, out_sharding=None) -> jax.Array:
+        basis = self.basis.get_value()
         kernel = Factored(basis, None if self.kernel is None else self.kernel.get_value())
         bias = None if self.bias is None else self.bias.get_value()
         layer = self._layer(kernel.basis.u, bias)
         # With a placement to keep, the layer itself keeps it.
         if kernel.pays and basis.u.ndim == 2 and kernel.in_order and out_sharding is None:
             if self.kind in (nnx.Linear, nnx.LinearGeneral) and not getattr(layer, "batch_axis", 0):
-                return self._linear(layer, kernel, x, bias)
+                return self._linear(layer, kernel, inputs, bias)
             if self.kind is nnx.Conv and layer.feature_group_count == 1 and layer.mask is None:
-                return self._conv(layer, kernel, x, bias)
-        return self._layer(kernel.dense(), bias)(x, out_sharding=out_sharding)
+                return self._conv(layer, kernel, inputs, bias)
+        return self._layer(kernel.dense(), bias)(inputs, out_sharding=out_sharding)
 
     def _layer(self, kernel, bias):
         arrays = {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}
         return nnx.merge(self.layer, arrays)
 
     def _linear(self, layer, kernel, x, bias):
-        axes = getattr(layer, "axis", (-1,))
-        x = jnp.moveaxis(x, axes, tuple(range(-len(axes), 0)))
+        x = last(x, getattr(layer, "axis", (-1,)))
         dtype = layer.dtype or jnp.result_type(x, kernel.basis.u)
-        y = kernel.apply(x, dtype, layer.precision)
-        return y if bias is None else y + bias.astype(y.dtype)
+        return plus(kernel.apply(x, dtype, layer.precision), bias)
 
     def _conv(self, layer, kernel, x, bias):
         left, core, right = kernel.sides()
@@ -62,8 +74,7 @@ class LowRank(nnx.Module):
         y = layer(x)
         if core is not None:
             y = jnp.matmul(y, core.astype(dtype), precision=layer.precision)
-        y = jnp.matmul(y, right.mT.astype(dtype), precision=layer.precision)
-        return y if bias is None else y + bias.astype(y.dtype)
+        return plus(jnp.matmul(y, right.mT.astype(dtype), precision=layer.precision), bias)
 
 
 def low_rank(model: nnx.Module) -> nnx.Module:
@@ -76,10 +87,10 @@ def low_rank(model: nnx.Module) -> nnx.Module:
       module = orthojax.nn.low_rank(nnx.merge(graphdef, orthojax.bind(params, bases), rest))
 
     """
-    if _has_factored_kernel(model) and isinstance(model, _LAYERS):
+    if type(model) in _LAYERS and _has_factored_kernel(model):
         return LowRank(model, model.kernel.get_value())
     for path, module in list(nnx.iter_modules(model)):
-        if _has_factored_kernel(module) and isinstance(module, _LAYERS):
+        if type(module) in _LAYERS and _has_factored_kernel(module):
             *parents, last = path
             parent = model
             for key in parents:
@@ -95,6 +106,7 @@ def low_rank(model: nnx.Module) -> nnx.Module:
     return model
 
 
+# Not what derives from them, which may do more to its input.
 _LAYERS = (nnx.Linear, nnx.LinearGeneral, nnx.Conv)
 
 
@@ -116,11 +128,27 @@ def bases_of(model: nnx.Module) -> dict[str, Basis]:
     }
 
 
+def _require_layers(names, model):
+    layers = {
+        "/".join(map(str, (*path, "kernel")))
+        for path, module in nnx.iter_modules(model)
+        if path and type(module) in _LAYERS
+    }
+    others = [name for name in names if name not in layers]
+    if others:
+        raise ValueError(
+            f"`method` chooses {others} for low rank, which are no kernels of an nnx.Linear, "
+            'LinearGeneral or Conv inside `model`: make them "dense" in `rules`, or put `model` '
+            "into an nnx.Sequential if it is such a layer itself."
+        )
+
+
 def refresh(method: OIALR, step: int, model: nnx.Module, optimizer: nnx.Optimizer, grads=None):
     """`OIALR.refresh` for a model and its `nnx.Optimizer` (of `nnx.Param`), both in place.
 
     Call it after every step, outside jit: it returns at once where nothing is due. A step under
-    `nnx.jit` compiles anew when shapes have changed.
+    `nnx.jit` compiles anew when shapes have changed. Raises ValueError, before anything changes,
+    for chosen kernels of which no `LowRank` can be made.
 
     >>> import optax, orthojax, orthojax.nn
     >>> from flax import nnx
@@ -135,10 +163,11 @@ def refresh(method: OIALR, step: int, model: nnx.Module, optimizer: nnx.Optimize
         return
     params = nnx.as_pure(nnx.state(model, nnx.Param))
     opt_state = nnx.as_pure(optimizer.opt_state)
-    params, bases, opt_state = method.refresh(
-        step, params, bases_of(model), opt_state, optimizer.tx, grads
-    )
+    bases = bases_of(model)
     modules = {"/".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
+    if not bases:
+        _require_layers(method.select(params), model)
+    params, bases, opt_state = method.refresh(step, params, bases, opt_state, optimizer.tx, grads)
     cores = named(params)
     for name, basis in bases.items():
         module, core = modules[name.rpartition("/")[0]], cores[name]

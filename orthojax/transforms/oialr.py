@@ -175,7 +175,7 @@ def _in_step(method, inner):
         rows = {name: w.shape[-2] for name, w in kernels.items()}
 
         def move(m, squared, basis):
-            moved = core.moment_of_core(m, squared, basis)
+            moved = core.moment_of_core(m, squared, basis, viewed=True)
             if moved is m:
                 return m
             return _padded({"": moved}, {"": basis.u.shape[-2]})[""].astype(m.dtype)

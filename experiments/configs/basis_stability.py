@@ -1,0 +1,23 @@
+"""Do singular bases stabilize, or do steps get smaller? Dense training, cosine against constant
+learning rate; the stability of the bases (arXiv:2401.08505) between states 52 steps apart.
+
+  python scripts/prepare_data.py --dataset=mnist
+  python experiments/run.py --config=experiments/configs/basis_stability.py
+
+Any model: --config.model.name=..., or the same section `oialr` in another configuration.
+"""
+
+from experiments.configs import oialr_mnist_cnn
+
+
+def get_config():
+    c = oialr_mnist_cnn.get_config()
+    c.fork_at = 0
+    c.seeds = ()
+    c.oialr.face = "none"
+    c.arms = {
+        "cosine": {},
+        "constant": {"optimizer": {"schedule": "constant"}},
+        "constant, a third": {"optimizer": {"schedule": "constant", "lr": 2e-3 / 3}},
+    }
+    return c

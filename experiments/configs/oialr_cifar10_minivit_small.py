@@ -1,0 +1,67 @@
+"""OIALR (Coquelin et al. 2024, arXiv:2401.08505) on a small ViT, CIFAR-10: the same as
+oialr_cifar10_minivit, for two cores. From one dense trunk, dense and low-rank training.
+
+  python scripts/prepare_data.py --dataset=cifar10
+  python experiments/run.py --config=experiments/configs/oialr_cifar10_minivit_small.py
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    c = ConfigDict()
+    c.seed = 0
+    c.steps = 3900  # 10 epochs of 390 batches
+    c.fork_at = 1300
+    c.batch_size = 128
+    c.eval_batch_size = 1000
+    c.log_every = 65
+    c.eval_every = 390
+    c.checkpoint_every = 650
+    c.checkpoints_kept = 2
+    c.patience = 0
+    c.label_smoothing = 0.1
+    c.parallel = "jit"
+    c.data = {"name": "cifar10", "dir": "", "augment": "crop_flip"}
+    c.model = {
+        "name": "vit",
+        "patch": 8,
+        "width": 128,
+        "depth": 6,
+        "heads": 4,
+        "hidden": 512,
+        "qkv_bias": False,
+        "dropout": 0.0,
+    }
+    c.optimizer = {
+        "name": "adamw",
+        "lr": 1e-3,
+        "schedule": "cosine",
+        "period": 0,
+        "warmup_steps": 390,
+        "momentum": 0.9,
+        "b1": 0.9,
+        "b2": 0.999,
+        "weight_decay": 1e-2,
+        "clip_norm": 5.0,
+    }
+    c.constraint = {"map": "none", "rebase_every": 0, "rules": ((".*", "free"),)}
+    c.oialr = {
+        "face": "factored",
+        "delay": 1 / 3,
+        "every": 260,
+        "rank_rule": "cutoff",
+        "rank_value": 0.15,
+        "rewarm": 0,
+        "rules": ((r"block_\d+/.*kernel", "low_rank"), (".*", "dense")),
+        "keep_first": False,
+        "keep_last": False,
+        "open": 1.0,
+        "max_drop": 1.0,
+        "floor": 0.0,
+        "grow": 0,
+        "stability_every": 130,
+        "control": "none",
+    }
+    c.arms = {"dense": {"oialr": {"face": "none"}}, "OIALR": {}}
+    return c

@@ -1,0 +1,29 @@
+"""OIALR and the learning rate: cosine, warm restarts and constant, delays from 0 to 2/3 of the
+steps, on the CNN of oialr_mnist_cnn.
+
+  python scripts/prepare_data.py --dataset=mnist
+  python experiments/run.py --config=experiments/configs/oialr_learning_rate.py
+"""
+
+from experiments.configs import oialr_arms
+
+SCHEDULES = {
+    "cosine": {},
+    # A cycle a change of bases.
+    "restarts": {"optimizer": {"schedule": "warm_restarts", "period": 78}},
+    "constant": {"optimizer": {"schedule": "constant"}},
+}
+
+
+def get_config():
+    c = oialr_arms.get_config()
+    c.fork_at = 0  # The trunks differ.
+    c.seeds = (0,)
+    c.oialr.update({"rank_rule": "budget", "rank_value": oialr_arms.BUDGET})
+    delays = {"0": 0.0, "1/6": 1 / 6, "1/3": 1 / 3, "2/3": 2 / 3}
+    c.arms = {
+        f"{name}, delay {part}": schedule | {"oialr": {"delay": delay}}
+        for name, schedule in SCHEDULES.items()
+        for part, delay in delays.items()
+    }
+    return c

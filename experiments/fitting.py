@@ -1,0 +1,98 @@
+"""Whether a configuration fits its data and its model, found before anything runs."""
+
+import jax
+import numpy as np
+
+import orthojax
+from experiments import configuration, data, low_rank, models, training
+from orthojax import matrices
+
+
+def load_data(config) -> data.Dataset:
+    """Loads the data; raises `ConfigurationError` if they are missing or something does not fit."""
+    c = config.data
+    chosen = {option: c[option] for option in data.options(c.name)}
+    try:
+        dataset = data.load(c.name, c.dir or None, **chosen)
+    except (ValueError, OSError) as error:
+        raise configuration.ConfigurationError(f"data.name={c.name}: {error}") from error
+    examples, devices = len(dataset.train), jax.local_device_count()
+    if config.batch_size > examples:
+        raise configuration.ConfigurationError(
+            f"batch_size={config.batch_size} is larger than the {examples} training examples "
+            f"of data.name={c.name}."
+        )
+    for field in ("batch_size", "eval_batch_size"):
+        if config[field] % devices:
+            raise configuration.ConfigurationError(
+                f"{field}={config[field]} must be divisible by the {devices} local devices."
+            )
+    if config.patience and dataset.validation is None:
+        raise configuration.ConfigurationError(
+            f"patience={config.patience} needs a validation split, which data.name={c.name} lacks; "
+            "set patience=0."
+        )
+    if dataset.task != "classification":
+        for field, value, off in (
+            ("data.augment", c.augment, "none"),
+            ("label_smoothing", config.label_smoothing, 0.0),
+        ):
+            if value != off:
+                raise configuration.ConfigurationError(
+                    f"{field}={value} is for classification, data.name={c.name} is for "
+                    f"{dataset.task}; set {field}={off}."
+                )
+    return dataset
+
+
+def make_model(config, dataset) -> training.Model:
+    """Returns the model of `training`; raises `ConfigurationError` if it does not fit the data."""
+    name, given = config.model.name, dataset.model_arguments
+    needed = models.arguments(name)
+    if set(needed) != set(given):
+        raise configuration.ConfigurationError(
+            f"model.name={name} is made from {', '.join(needed)}; data.name={dataset.name}, "
+            f"for {dataset.task}, has {', '.join(given)}."
+        )
+    try:
+        return training.make_model(config, dataset)
+    except ValueError as error:
+        raise configuration.ConfigurationError(f"model.name={name}: {error}") from error
+
+
+def check_rules(config, params):
+    """Raises `ConfigurationError` if `constraint.rules` do not fit the parameters of the model."""
+    rules = config.constraint.rules
+    try:
+        constrained = training.constrained(params, rules)
+    except ValueError as error:
+        raise configuration.ConfigurationError(f"constraint.rules: {error}") from error
+    if not constrained and config.constraint.map != "none":
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        paths = ", ".join(matrices.path_name(path) for path, _ in leaves)
+        raise configuration.ConfigurationError(
+            f"constraint.rules {rules} constrain none of the parameters {paths}; "
+            "set constraint.map=none to train without a constraint."
+        )
+
+
+def make_method(config, model, dataset):
+    """Returns the `orthojax.OIALR` of `config.oialr` or None; raises `ConfigurationError` if it
+    does not fit the model."""
+    inputs, _ = dataset.train.take(np.arange(1))
+
+    def outputs(arrays):
+        return training.module_of(model.eval, *arrays, {})(model.task.preprocess(inputs))
+
+    try:
+        params, variables = jax.eval_shape(model.init)
+        order = ()
+        if low_rank.face(config) != "none":
+            used = orthojax.call_order(outputs, (params, variables))
+            order = [name.removeprefix("0/") for name in used if name.startswith("0/")]
+        method = low_rank.make_method(config, order)
+        if method is not None:
+            method.select(params)
+        return method
+    except ValueError as error:
+        raise configuration.ConfigurationError(f"oialr: {error}") from error

@@ -1,0 +1,122 @@
+"""Figures of OIALR: stability of the bases, ranks, and what accuracy costs."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import PercentFormatter
+
+from experiments import results
+from experiments.drawing import COLORS, STYLE, curve, label_ends
+
+
+def transition(rows):
+    """The step of the conversion to low rank, None if there was none."""
+    return next((row["step"] for row in rows if "low_rank" in row), None)
+
+
+def _mark(axes, shown):
+    """A dotted line where the kernels of an arm became factors."""
+    for (_, rows), color in zip(shown.items(), COLORS, strict=False):
+        step = transition(rows)
+        if step is not None:
+            axes.axvline(step, color=color, ls=":", lw=1.2)
+
+
+def stability(runs):
+    """Mean stability of the bases against the step, with the range over the kernels, and the
+    learning rate below; {arm: rows} -> figure, None if it was not measured."""
+    shown = {arm: rows for arm, rows in runs.items() if any("basis_stability" in r for r in rows)}
+    if not shown:
+        return None
+    figure, (upper, lower) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, height_ratios=(3, 1))
+    for (arm, rows), color in zip(shown.items(), COLORS, strict=False):
+        points = [
+            (r["step"], list(r["basis_stability"].values())) for r in rows if "basis_stability" in r
+        ]
+        steps, values = np.array([s for s, _ in points]), np.array([v for _, v in points])
+        upper.fill_between(steps, values.min(1), values.max(1), color=color, alpha=0.12, lw=0)
+        upper.plot(steps, values.mean(1), color=color, label=arm)
+        lower.plot(*curve(rows, "learning_rate"), color=color, lw=1.2)
+    between = np.diff(steps)[0] if len(steps) > 1 else steps[0]
+    upper.set(
+        title=f"Stability of the singular bases between states {between} steps apart: "
+        "mean and range over kernels"
+    )
+    lower.set(ylabel="learning rate", xlabel="step")
+    _mark(upper, shown)
+    label_ends(upper)
+    return figure
+
+
+def ranks(runs):
+    """Rank of each kernel against the step, a panel an arm; None without low rank."""
+    shown = {arm: rows for arm, rows in runs.items() if transition(rows) is not None}
+    if not shown:
+        return None
+    columns = min(4, len(shown))
+    lines = -(-len(shown) // columns)
+    figure, panels = plt.subplots(
+        lines, columns, figsize=(1.5 + 3.2 * columns, 2.9 * lines), sharey=True, squeeze=False
+    )
+    for axes in panels.flat[len(shown) :]:
+        axes.set_visible(False)
+    for axes, (arm, rows) in zip(panels.flat, shown.items(), strict=False):
+        changes = [row for row in rows if "low_rank" in row]
+        names = list(changes[0]["low_rank"]["ranks"])
+        steps = [row["step"] for row in changes]
+        for name, color in zip(names, plt.cm.viridis(np.linspace(0, 0.9, len(names))), strict=True):
+            own = [np.max(row["low_rank"]["ranks"][name]) for row in changes]
+            axes.step(steps, own, where="post", color=color, lw=1.2)
+        end = rows[-1]["step"]
+        axes.set(title=arm, xlabel="step", xlim=(0, end))
+    panels[0, 0].set(ylabel="rank, a line a kernel", ylim=(0, None))
+    return figure
+
+
+def frontier(rows, directory) -> list[Path]:
+    """Draws frontier.png, the test measure against stored size and against the multiply-adds of the
+    whole training, for the rows of `results.write`; nothing if all arms are of one size."""
+    rows = [row for row in rows if "stored" in row and "train_flops" in row]
+    if len({row["stored"] for row in rows}) < 2:
+        return []
+    measure = next(m for m in ("test_accuracy", "test_loss") if any(m in row for row in rows))
+    most = max(row["train_flops"] for row in rows)
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.2), sharey=True)
+        arms = list(dict.fromkeys(row["arm"] for row in rows))
+        colors = [*COLORS, *plt.cm.tab10.colors]
+        markers = "os^Dv<>pP*Xhd"
+        for i, arm in enumerate(arms):
+            own = [row for row in rows if row["arm"] == arm]
+            y, dy = results.spread([row[measure] for row in own])
+            for axes, x in (
+                (panels[0], [row["stored"] for row in own]),
+                (panels[1], [row["train_flops"] / most for row in own]),
+            ):
+                x, dx = results.spread(x)
+                axes.errorbar(
+                    x,
+                    y,
+                    dy,
+                    dx,
+                    label=arm,
+                    color=colors[i % len(colors)],
+                    marker=markers[i % len(markers)],
+                    ms=6,
+                    lw=1,
+                    capsize=2,
+                    ls="",
+                )
+        panels[0].set(xlabel="stored numbers, part of dense", title=measure.replace("_", " "))
+        panels[1].set(xlabel="multiply-adds of the training, part of the most")
+        for axes in panels:
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        if measure == "test_accuracy":
+            panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, frameon=False, loc="outside right center")
+        path = Path(directory) / "frontier.png"
+        figure.savefig(path)
+        plt.close(figure)
+    return [path]

@@ -1,0 +1,67 @@
+"""What a model is trained for: losses and measures, each a number an example."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class Task(NamedTuple):
+    """Pure functions of batches; `outputs` are those of the model."""
+
+    preprocess: Callable[[Any], Any]  # inputs of a batch -> inputs of the model
+    loss: Callable  # (outputs, targets) -> [B], of which training minimizes the mean
+    measures: dict[str, Callable]  # {"loss": (outputs, targets) -> [B], ...}, for evaluation
+
+
+# How the measures are written.
+FORMATS = {"loss": ".4f", "accuracy": ".2%", "mae": ".4f"}
+
+# {what a task measures beside its loss: (title of the loss, its own title)}
+TITLES = {
+    "accuracy": ("Cross-entropy", "Accuracy"),
+    "mae": ("Mean squared error", "Mean absolute error"),
+}
+
+
+def classification(dataset, label_smoothing) -> Task:
+    """Softmax cross-entropy and accuracy of logits [B, K] against classes [B].
+
+    With `label_smoothing` s, training minimizes the cross-entropy to (1 - s) one-hot + s / K; what
+    is evaluated is never smoothed.
+    """
+
+    def normalize(images):  # uint8 [B, H, W, C] -> float32 of mean 0 and variance 1
+        return (images / 255.0 - jnp.asarray(dataset.mean)) / jnp.asarray(dataset.std)
+
+    def smoothed(logits, labels):
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
+        return optax.softmax_cross_entropy(logits, targets)
+
+    def correct(logits, labels):
+        return jnp.argmax(logits, axis=-1) == labels
+
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+    return Task(
+        normalize,
+        smoothed if label_smoothing else cross_entropy,
+        {"loss": cross_entropy, "accuracy": correct},
+    )
+
+
+def forecasting(dataset, label_smoothing) -> Task:
+    """Mean squared and mean absolute error of forecasts [B, horizon, C], already standardized."""
+    del dataset, label_smoothing
+
+    def squared(forecasts, targets):
+        return jnp.mean(jnp.square(forecasts - targets), axis=(1, 2))
+
+    def absolute(forecasts, targets):
+        return jnp.mean(jnp.abs(forecasts - targets), axis=(1, 2))
+
+    return Task(lambda inputs: inputs, squared, {"loss": squared, "mae": absolute})
+
+
+TASKS = {"classification": classification, "forecasting": forecasting}
