@@ -146,6 +146,14 @@ def _svd_inside(core, rank):
     return _columns(inside, p), s, _columns(inside, q)
 
 
+def _renewed(u):
+    """One step of Newton and Schulz towards orthonormal columns; those that are zero stay so.
+
+    Without it, rounding accumulates: in float32, max |U'U - I| was 2e-5 after 400 changes.
+    """
+    return 1.5 * u - 0.5 * matmul(u, matmul(u.mT, u))
+
+
 def turn(method, change, bases, cores, grads=None):
     """Bases turn to the singular vectors of the current W, and ranks fall by the rule of `method`.
 
@@ -176,7 +184,7 @@ def turn(method, change, bases, cores, grads=None):
         healthy[name] = finite[0] & finite[1] & finite[2]
         use = healthy[name] & opened[name]
         keep = ranks.inside(rank, old.columns)
-        u, v = _columns(keep, matmul(old.u, p)), _columns(keep, matmul(old.v, q))
+        u, v = (_renewed(_columns(keep, matmul(x, y))) for x, y in ((old.u, p), (old.v, q)))
         if method.grow:
             u, v, rank = _grown(method.grow, u, v, rank, *grads[name])
         core = jnp.where(keep, s, 0)[..., None, :] * eye_like(p)

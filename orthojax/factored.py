@@ -34,6 +34,12 @@ def pays(n: int, p: int, rank: int) -> bool:
     return flops(n, p, rank) < 3 * n * p
 
 
+def pays_for(n: int, p: int, rank: int, rows: int) -> bool:
+    """The same for so many rows of input, which share the cost of the product: 2 p r (n + r)
+    multiply-adds, for W and for the gradient of S from that of W."""
+    return rows * flops(n, p, rank) < 3 * n * p * rows + 2 * p * rank * (n + rank)
+
+
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["basis", "core"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Factored:
@@ -69,8 +75,14 @@ class Factored:
 
     @property
     def pays(self) -> bool:
-        """Whether the forward pass goes through the factors."""
+        """Whether the forward pass of many rows goes through the factors."""
         return self.core is None or pays(*self.basis.matrix_shape, self.basis.columns)
+
+    def pays_for(self, rows: int) -> bool:
+        """Whether the forward pass of so many rows goes through the factors."""
+        if self.core is None:
+            return True
+        return pays_for(*self.basis.matrix_shape, self.basis.columns, rows)
 
     def sides(self) -> tuple[jax.Array, jax.Array | None, jax.Array]:
         """(A [*batch, inputs, R], S or None, B [*batch, outputs, R]) of the kernel A S B'."""
@@ -79,10 +91,18 @@ class Factored:
             return u, core, v
         return v, None if core is None else core.mT, u
 
-    def dense(self) -> jax.Array:
-        """The kernel, at least float32."""
+    def matrix(self) -> jax.Array:
+        """The kernel as [*batch, inputs, outputs], at least float32."""
         left, core, right = self.sides()
-        w = matmul(left if core is None else matmul(left, core), right.mT)
+        if core is not None and left.shape[-2] <= right.shape[-2]:  # Into the smaller one.
+            left = matmul(left, core)
+        elif core is not None:
+            right = matmul(right, core.mT)
+        return matmul(left, right.mT)
+
+    def dense(self) -> jax.Array:
+        """The kernel in its own shape, at least float32."""
+        w = self.matrix()
         if self.in_order:  # Also where a batch axis has been sliced off.
             return w.reshape(*w.shape[:-2], *self.inputs, *self.outputs)
         tall = w if math.prod(self.inputs) >= math.prod(self.outputs) else w.mT
@@ -105,18 +125,21 @@ class Factored:
         left, core, right = self.sides()
         dtype = dtype or jnp.result_type(x, left)
         times = functools.partial(jnp.matmul, precision=precision)
-        if self.pays:
+        if self.pays_for(math.prod(x.shape[:-1])):
             x = times(x.astype(dtype), left.astype(dtype))
             if core is not None:
                 x = times(x, core.astype(dtype))
             y = times(x, right.mT.astype(dtype))
         else:
-            w = matmul(left, matmul(core, right.mT))
-            y = times(x.astype(dtype), w.astype(dtype))
+            y = times(x.astype(dtype), self.matrix().astype(dtype))
         return y.reshape(*y.shape[:-1], *self.outputs)
 
+    __array_ufunc__ = None  # Or NumPy's arrays would not ask for the product below.
+
     def __rmatmul__(self, x):
-        return self.apply(x)
+        if not self.in_order:  # `apply` sums over the axes that `MatrixAxes` says.
+            return jnp.matmul(x, self.dense())
+        return self.apply(jnp.asarray(x))
 
 
 def is_factored(x: Any) -> bool:

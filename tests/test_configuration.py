@@ -9,6 +9,8 @@ from absl import flags
 from runs import QUICKSTART, start, tiny
 
 from experiments import command_line, configuration, data, fitting, run, training
+from experiments.data import sources
+from experiments.data.series import Windows
 
 
 def parse(monkeypatch, capsys, *arguments):
@@ -146,18 +148,40 @@ def test_a_configuration_without_a_field_is_an_error_that_names_it():
         configuration.check(config)
 
 
+def blank(name, shape, **options):
+    """A data set of one example of zeros, in the place of the one called `name`."""
+    if name in sources.SERIES:
+        arrays = np.zeros((options["history"] + options["horizon"], 7), np.float32)
+        marks = np.zeros((len(arrays), 5), np.float32)
+        split = Windows(arrays, marks, np.zeros(1, int), **options)
+        arguments = {**options, "channels": 7, "marks": 5}
+        return data.Dataset(name, "forecasting", split, split, split, arguments)
+    split = data.Split(np.zeros((1, *shape), np.uint8), np.zeros(1, np.int32))
+    arguments = {"image_shape": shape, "num_classes": 10}
+    return data.Dataset(name, "classification", split, None, split, arguments, (0.5,), (0.2,))
+
+
 @pytest.mark.parametrize(
     "path", sorted(QUICKSTART.parent.glob("[!_]*.py")), ids=lambda path: path.stem
 )
-def test_each_configuration_constrains_what_its_optimizer_accepts(path):
+def test_each_configuration_chooses_kernels_that_its_optimizer_accepts(path):
     namespace = {}
     exec(compile(path.read_text(), str(path), "exec"), namespace)
     assert f"--config=experiments/configs/{path.name}" in namespace["__doc__"]
-    shape = (32, 32, 3) if "cifar" in path.stem else (28, 28, 1)
-    split = data.Split(np.zeros((1, *shape), np.uint8), np.zeros(1, np.int32))
-    arguments = {"image_shape": shape, "num_classes": 10}
-    dataset = data.Dataset("zeros", "classification", split, None, split, arguments, (0.5,), (0.2,))
-    for arm in configuration.arms(namespace["get_config"]()).values():
-        model, optimizer = training.make_model(arm, dataset), training.make_optimizer(arm)
+    config = namespace["get_config"]()
+    arms, seen = configuration.arms(config), set()
+    if config.get("fork_at", 0):
+        arms["trunk"] = configuration.trunk(config)
+    for arm in arms.values():
+        key = str([arm.model, arm.constraint, arm.get("oialr"), arm.optimizer.name])
+        if key in seen:  # Arms of other numbers only.
+            continue
+        seen.add(key)
+        shape = (32, 32, 3) if "cifar" in arm.data.name else (28, 28, 1)
+        options = {option: arm.data[option] for option in data.options(arm.data.name)}
+        dataset = blank(arm.data.name, shape, **options)
+        model = fitting.make_model(arm, dataset)
+        method = fitting.make_method(arm, model, dataset)
+        optimizer = training.make_optimizer(arm, method)
         state = jax.eval_shape(lambda m=model, o=optimizer: training.init_state(m, o))
         fitting.check_rules(arm, state.params)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import figures, metrics
+from experiments.drawing import label_ends
 
 KERNELS = ("conv_10/kernel", "conv_2/kernel")
 
@@ -33,8 +34,8 @@ def write(path, decay, kernels=KERNELS, steps=(0, 10, 20)):
 @pytest.fixture
 def arms(tmp_path):
     return {
-        "orthogonal": write(tmp_path / "orthogonal" / "metrics.jsonl", 0.9),
-        "free": write(tmp_path / "free" / "metrics.jsonl", 0.95),
+        "orthogonal": [write(tmp_path / "orthogonal" / "metrics.jsonl", 0.9)],
+        "free": [write(tmp_path / "free" / "metrics.jsonl", 0.95)],
     }
 
 
@@ -50,7 +51,7 @@ def test_the_arms_of_an_experiment_are_drawn_into_three_figures(arms, tmp_path):
 
 def test_a_run_without_measured_kernels_is_drawn_without_their_figures(tmp_path):
     path = write(tmp_path / "run" / "metrics.jsonl", 0.9, kernels=())
-    assert [p.name for p in figures.draw({"": path}, tmp_path)] == ["learning.png"]
+    assert [p.name for p in figures.draw({"": [path]}, tmp_path)] == ["learning.png"]
 
 
 def test_the_best_validation_is_marked_on_the_curves_of_a_forecast(tmp_path):
@@ -73,11 +74,11 @@ def test_the_best_validation_is_marked_on_the_curves_of_a_forecast(tmp_path):
 
 def test_a_run_that_ended_at_once_is_drawn(tmp_path):
     path = write(tmp_path / "run" / "metrics.jsonl", 0.9, steps=(0,))
-    assert len(figures.draw({"": path}, tmp_path)) == 3
+    assert len(figures.draw({"": [path]}, tmp_path)) == 3
 
 
 def test_each_arm_is_named_beside_its_curves(arms):
-    rows = {arm: metrics.read(path)[1] for arm, path in arms.items()}
+    rows = {arm: metrics.read(*paths)[1] for arm, paths in arms.items()}
     for figure in (figures._learning(rows), figures._orthogonality(rows)):
         for axes in figure.axes:
             assert {text.get_text() for text in axes.texts} == {"orthogonal", "free"}
@@ -89,7 +90,7 @@ def test_labels_of_curves_that_end_together_do_not_overlap():
     for i in range(3):
         axes.plot([0, 1], [0, 1 + 1e-3 * i], label=f"arm {i}")
     axes.plot([0, 1], [0, -10])
-    figures._label_ends(axes)
+    label_ends(axes)
     renderer = figure.canvas.get_renderer()
     boxes = [text.get_window_extent(renderer) for text in axes.texts]
     assert len(boxes) == 3
@@ -98,7 +99,7 @@ def test_labels_of_curves_that_end_together_do_not_overlap():
 
 
 def test_curves_are_the_logged_numbers(arms):
-    rows = metrics.read(arms["free"])[1]
+    rows = metrics.read(*arms["free"])[1]
     steps, loss = figures.curve(rows, "train_loss")
     np.testing.assert_array_equal(steps, [0, 10, 20])
     np.testing.assert_allclose(loss, 2.0 * 0.95 ** np.array([0, 10, 20]))
@@ -107,11 +108,11 @@ def test_curves_are_the_logged_numbers(arms):
 
 
 def test_kernels_are_in_the_order_of_their_numbers(arms):
-    assert figures.kernels(metrics.read(arms["free"])[1]) == ["conv_2/kernel", "conv_10/kernel"]
+    assert figures.kernels(metrics.read(*arms["free"])[1]) == ["conv_2/kernel", "conv_10/kernel"]
 
 
 def test_a_last_line_cut_off_by_a_kill_is_left_out(arms):
-    whole = metrics.read(arms["free"])
-    with arms["free"].open("a") as file:
+    whole = metrics.read(*arms["free"])
+    with arms["free"][0].open("a") as file:
         file.write('{"step": 30, "train_lo')
-    assert metrics.read(arms["free"]) == whole
+    assert metrics.read(*arms["free"]) == whole

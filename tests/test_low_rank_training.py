@@ -209,12 +209,11 @@ def test_changes_open_the_layers_from_the_last_to_the_first(x64):
     closed = {name for name, basis in bases.items() if basis.rank == 4}
     assert closed == set(order[:3])  # At change 1 two of five are truncated.
     for step, open_kernels in ((5, 4), (8, 5)):
-        # As if trained.
-        mask = {name: np.arange(4) < basis.rank for name, basis in bases.items()}
-        params = {
-            k: {"kernel": jnp.where(np.outer(mask[f"{k}/kernel"], mask[f"{k}/kernel"]), w, 0)}
-            for k, w in ((k, gaussian(ord(k), (4, 4))) for k in "abcde")
-        }
+        # As if trained: full cores, with singular values near to each other.
+        for name, basis in bases.items():
+            r, core = int(basis.rank), np.zeros((4, 4))
+            core[:r, :r] = orthonormal(step, (r, r)) * np.linspace(1.0, 0.9, r)
+            params[name[0]] = {"kernel": jnp.asarray(core)}
         before, old = named(params), bases
         params, bases, state = method.refresh(step, params, bases, state, inner)
         turned = {name for name in order if not np.array_equal(old[name].u, bases[name].u)}

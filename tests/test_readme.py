@@ -21,7 +21,7 @@ class Dense(flax.linen.Module):
 
 def test_the_python_of_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     batch = jnp.ones((2, 4))
     params = Dense().init(jax.random.key(0), batch)["params"]
 
@@ -33,12 +33,16 @@ def test_the_python_of_the_readme_runs():
         "nnx": nnx,
         "params": params,
         "loss": loss,
+        "batches": [batch],
         "model": nnx.Linear(4, 3, rngs=nnx.Rngs(0)),
     }
-    for block in blocks:
-        exec(block, names)
+    first, *others = blocks
+    exec(first, names)
     trained, _ = names["step"](params, names["state"], batch)
     assert orthojax.orthogonality_error(trained["hidden_0"]["kernel"]) < 1e-6
+    for block in others:
+        exec(block, names)
+    assert names["method"].is_due(1000)
 
 
 def test_every_map_has_a_row_in_the_readme():

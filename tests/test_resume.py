@@ -165,6 +165,6 @@ def test_a_checkpoint_of_other_shapes_is_an_error_that_names_them(undisturbed):
         Checkpoints(workdir / "checkpoints", tiny()) as checkpoints,
         pytest.raises(configuration.ConfigurationError) as error,
     ):
-        checkpoints.restore(target._replace(params=params))
+        checkpoints.restore(lambda layout: target._replace(params=params))
     assert "params/extra: nothing there, float32[2] now" in str(error.value)
     assert "params/head/kernel: float32[8, 10] there, float32[4, 10] now" in str(error.value)

@@ -110,7 +110,7 @@ def test_batch_statistics_are_carried_from_step_to_step(monkeypatch):
     config.model = {"name": "normalized"}
     dataset = data.load("mnist_5k")
     model, optimizer = training.make_model(config, dataset), training.make_optimizer(config)
-    step = jax.jit(training.make_train_step(model, optimizer, log_every=10))
+    step = jax.jit(training.make_train_step(config, model, optimizer))
     state = training.init_state(model, optimizer)
     expected = 0.0
     for i in range(2):
@@ -200,7 +200,7 @@ def test_jit_and_pmap_on_eight_devices_and_one_device_give_the_same_losses(tmp_p
     model, optimizer = training.make_model(config, dataset), training.make_optimizer(config)
 
     def step_of(axis):
-        return training.make_train_step(model, optimizer, log_every=3, axis=axis)
+        return training.make_train_step(config, model, optimizer, axis)
 
     losses, finals = [], []
     for kind in ("jit", "pmap", "one device"):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from orthojax.factored import is_factored
-from orthojax.nn.low_rank import last, plus
+from orthojax.nn.low_rank import last, plus, rows_of
 
 
 def linen_low_rank():
@@ -40,7 +40,7 @@ def _interceptor(next_fun, args, kwargs, context):
     # Not `next_fun`: it would compare the shape of the kernel with its own.
     bias = module.get_variable("params", "bias") if module.use_bias else None
     (x,) = (*args, *kwargs.values())
-    if kernel.pays and kernel.in_order and kernel.basis.u.ndim == 2:
+    if kernel.pays_for(rows_of(x, kernel)) and kernel.in_order and kernel.basis.u.ndim == 2:
         if isinstance(module, nn.Dense | nn.DenseGeneral) and not getattr(module, "batch_dims", ()):
             return _linear(module, kernel, x, bias)
         if isinstance(module, nn.Conv) and module.feature_group_count == 1 and module.mask is None:

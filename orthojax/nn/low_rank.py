@@ -1,5 +1,6 @@
 """Flax NNX layers whose kernel is held as factors, put in the place of ordinary ones."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -15,6 +16,14 @@ from orthojax.matrices import named
 def last(x: jax.Array, axes: Sequence[int]) -> jax.Array:
     """`x` with these axes moved behind the others, in rising order as Flax contracts them."""
     return jnp.moveaxis(x, sorted(a % x.ndim for a in axes), range(-len(axes), 0))
+
+
+def rows_of(x: jax.Array, kernel: Factored) -> int:
+    """How many rows the kernel is multiplied by: for a convolution, the positions."""
+    inputs = kernel.inputs
+    # Of a convolution's [*window, channels], x has the channels.
+    width = math.prod(inputs) if x.shape[-len(inputs) :] == inputs else inputs[-1]
+    return x.size // width
 
 
 def plus(y: jax.Array, bias: jax.Array | None) -> jax.Array:
@@ -49,8 +58,9 @@ class LowRank(nnx.Module):
         kernel = Factored(basis, None if self.kernel is None else self.kernel.get_value())
         bias = None if self.bias is None else self.bias.get_value()
         layer = self._layer(kernel.basis.u, bias)
+        whole = basis.u.ndim == 2 and kernel.in_order
         # With a placement to keep, the layer itself keeps it.
-        if kernel.pays and basis.u.ndim == 2 and kernel.in_order and out_sharding is None:
+        if whole and out_sharding is None and kernel.pays_for(rows_of(inputs, kernel)):
             if self.kind in (nnx.Linear, nnx.LinearGeneral) and not getattr(layer, "batch_axis", 0):
                 return self._linear(layer, kernel, inputs, bias)
             if self.kind is nnx.Conv and layer.feature_group_count == 1 and layer.mask is None:
