@@ -92,6 +92,8 @@ def write_json(path, content):
 class Log:
     """The files of one run, from `step` on; measurements after `step` are dropped.
 
+    With `trunk`, the folder of another run, those up to `step` are taken over from there.
+
     A context: how it is left decides what status.json says in the end.
     """
 
@@ -102,9 +104,10 @@ class Log:
         self._message = ""
         write_json(workdir / "config.json", configuration.as_json(config))
         path = workdir / "metrics.jsonl"
-        first, rows = read(path) if path.exists() and step else ({}, [])
-        if step and not rows and trunk is not None:
-            rows = read(trunk / "metrics.jsonl")[1]
+        if trunk is not None:
+            first, rows = {}, read(trunk / "metrics.jsonl")[1]
+        else:
+            first, rows = read(path) if path.exists() and step else ({}, [])
         rows = [row for row in rows if row["step"] <= step]
         self._validated = [row for row in rows if "validation_loss" in row]
         with path.with_suffix(".part").open("w") as part:
@@ -213,7 +216,7 @@ class Log:
 
 
 class Clock:
-    """Seconds of compilations and steps, in timing.jsonl: a line a program and a line a phase.
+    """Seconds of programs, phases of steps and changes of bases, a line each in timing.jsonl.
 
     A phase is the steps of one compiled program in one process; evaluation does not count.
     """
@@ -241,6 +244,13 @@ class Clock:
                 "memory_bytes": size,
             }
         )
+
+    @contextlib.contextmanager
+    def changing(self, step):
+        """Times what happens inside, a change of bases with its compilation."""
+        began = time.perf_counter()
+        yield
+        self._write({"change_at": step, "seconds": round(time.perf_counter() - began, 3)})
 
     @contextlib.contextmanager
     def running(self, steps):

@@ -34,11 +34,13 @@ def collect(folder: Path) -> dict:
 def _timing(path) -> dict:
     if not path.exists():
         return {}
-    programs, phases = [], []
+    programs, phases, changes = [], [], []
     for line in path.read_text().splitlines():
         row = json.loads(line)
         if "program_at" in row:
             programs.append(row)
+        elif "change_at" in row:
+            changes.append(row["seconds"])
         else:  # Of the program before it.
             phases.append(row | {"flops": programs[-1]["flops"] or math.nan})
     steps = sum(phase["steps"] for phase in phases)
@@ -48,6 +50,7 @@ def _timing(path) -> dict:
         "programs": len(programs),
         "compile_seconds": round(sum(row["compile_seconds"] for row in programs), 1),
         "train_seconds": round(sum(x["steps"] * x["seconds_per_step"] for x in phases), 1),
+        "change_seconds": round(sum(changes), 1),
         "seconds_per_step": phases[-1]["seconds_per_step"],
         "train_flops": sum(x["steps"] * x["flops"] for x in phases),
         "step_flops": programs[-1]["flops"],

@@ -14,12 +14,10 @@ Compiled programs are kept in $JAX_COMPILATION_CACHE_DIR, by default ~/.cache/or
 
 import collections
 import contextlib
-import functools
 import os
 import signal
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 # OpenBLAS, with which jax solves on CPUs, otherwise spins for cores that another program holds: on
 # two busy cores, 50 small solves a step took seven times as long.
@@ -27,9 +25,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from experiments import (
+    beginning,
     command_line,
     configuration,
     data,
@@ -71,14 +70,6 @@ def main(_):
         command_line.exit_with("stopped; run the same command to resume.", 130)
 
 
-class Trunk(NamedTuple):
-    """A run from whose end others begin."""
-
-    folder: Path
-    config: ConfigDict
-    step: int
-
-
 def run(config, workdir):
     """Trains each arm of `config`, with each of its seeds, in a folder of its own in `workdir`;
     then draws them together and writes the table of results."""
@@ -90,7 +81,7 @@ def run(config, workdir):
         trunk = None
         if fork_at:
             common = _with_seed(configuration.trunk(config), seed)
-            trunk = Trunk(_folder(workdir, "trunk", seed), common, fork_at)
+            trunk = beginning.Trunk(_folder(workdir, "trunk", seed), common, fork_at)
             print(f"trunk: {trunk.folder}", flush=True)
             train(common, trunk.folder, until=fork_at)
         for name, arm in arms.items():
@@ -130,7 +121,7 @@ def train(config, workdir, until=None, trunk=None):
       config: without arms.
       workdir: for all files.
       until: the step at which to stop, for others to go on from; None: after all steps.
-      trunk: the `Trunk` to begin from, unless this run does something else before its end.
+      trunk: the `beginning.Trunk` to begin from, unless this run differs from it before its end.
 
     Raises:
       ConfigurationError: a value cannot be right, or `workdir` belongs to another run.
@@ -168,45 +159,24 @@ def train(config, workdir, until=None, trunk=None):
     def batch_of(step):
         return data.batch(dataset.train, config.batch_size, config.seed, step, config.data.augment)
 
-    def initial(optimizer):
-        return training.init_state(model, optimizer, low_rank.singular_bases(config))
-
-    def abstract(optimizer, columns):
-        """Shapes and places of a state, for a checkpoint."""
-        dense = jax.eval_shape(lambda: initial(optimizer))
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.replicated),
-            low_rank.abstract(config, method, optimizer, dense, columns),
-        )
-
-    def begin():
-        """The first state, and the folder of the trunk whose steps it has behind it."""
-        if trunk is None or not low_rank.begins_dense(config, trunk.step):
-            return jax.jit(lambda: initial(optimizer), out_shardings=devices.replicated)(), None
-        with Checkpoints(trunk.folder / "checkpoints", trunk.config) as checkpoints:
-            plain = training.make_optimizer(trunk.config)
-            state = checkpoints.restore(functools.partial(abstract, plain))
-        opt_state = low_rank.carried_over(state.opt_state, optimizer.init(state.params))
-        return state._replace(opt_state=opt_state), trunk.folder
-
     def changed(step, state):
         """The state after the change of bases after `step` steps, on each device."""
-        before = devices.gather(state)
-        grads = None
-        if method.grow and before.bases:
-            batch = jax.device_put(batch_of(step), devices.split)
-            grads = basis_gradients(before, *batch)
-        after = low_rank.change(config, method, optimizer, step, before, grads)
-        after = jax.device_put(after, devices.replicated)
+        with clock.changing(step):
+            before = devices.gather(state)
+            grads = None
+            if method.grow and before.bases:
+                batch = jax.device_put(batch_of(step), devices.split)
+                grads = basis_gradients(before, *batch)
+            after = low_rank.change(config, method, optimizer, step, before, grads)
+            after = jax.block_until_ready(jax.device_put(after, devices.replicated))
         log.write(step, low_rank.report(config, after))
         return devices.spread(after), low_rank.layout(after) != low_rank.layout(before)
 
     last_step = config.steps if until is None else until
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", config))
-        state, behind = checkpoints.restore(functools.partial(abstract, optimizer)), None
-        if state is None:
-            state, behind = begin()
+        start = beginning.Beginning(config, devices, model, method, optimizer)
+        state, behind = start.state(checkpoints, trunk)
         step = int(state.step)
         log = stack.enter_context(metrics.Log(workdir, config, step, behind))
         clock = metrics.Clock(workdir)

@@ -67,7 +67,8 @@ def call_order(f: Callable[[Any], Any], params: Any) -> list[str]:
 
 
 # What passes a parameter on as it is.
-_SAME = {"convert_element_type", "copy", "reshape", "squeeze", "transpose"}
+_SAME = {"broadcast_in_dim", "convert_element_type", "copy", "reshape", "squeeze", "transpose"}
+_SAME |= {"reduce_precision", "sharding_constraint"}
 
 
 def _values(params):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 
 from experiments import configuration, run
 from experiments.configs import quickstart
@@ -30,14 +31,50 @@ TINY = {
     "arms": {},
 }
 
+# Seven changes of bases, after 4, 6, ..., 16 steps; each is saved.
+LOW_RANK = TINY | {
+    "steps": 16,
+    "log_every": 2,
+    "checkpoint_every": 2,
+    "checkpoints_kept": 20,
+    "model.width": 16,
+    "optimizer.name": "adamw",
+    "optimizer.lr": 3e-3,
+    "constraint.map": "none",
+    "constraint.rules": ((".*", "free"),),
+    "oialr": {
+        "face": "factored",
+        "delay": 0.25,
+        "every": 2,
+        "rank_rule": "cutoff",
+        "rank_value": 0.5,
+        "rewarm": 0,
+        "rules": (),
+        "keep_first": False,
+        "keep_last": False,
+        "open": 1.0,
+        "max_drop": 0.2,
+        "floor": 0.25,
+        "grow": 0,
+        "stability_every": 2,
+        "control": "none",
+    },
+}
 
-def tiny(**overrides):
-    """The quickstart in small; `optimizer__lr=0.1` sets optimizer.lr."""
+
+def experiment(base=TINY, **overrides):
+    """The quickstart in small, with its arms; `optimizer__lr=0.1` sets optimizer.lr."""
     config = quickstart.get_config()
-    changed = TINY | {key.replace("__", "."): value for key, value in overrides.items()}
-    config.arms = changed.pop("arms")
+    changed = base | {key.replace("__", "."): value for key, value in overrides.items()}
+    for section in {"arms", "oialr", *configuration.OPTIONAL} & changed.keys():
+        config[section] = changed.pop(section)
     config.update_from_flattened_dict(changed)
-    (arm,) = configuration.arms(config).values()
+    return config
+
+
+def tiny(base=TINY, **overrides):
+    """The only arm of `experiment`, checked."""
+    (arm,) = configuration.arms(experiment(base, **overrides)).values()
     return arm
 
 
@@ -47,6 +84,12 @@ def rows(workdir):
 
 def status(workdir):
     return json.loads((workdir / "status.json").read_text())
+
+
+def arrays(workdir, step=60):
+    """The state that was saved after `step` steps, as dicts and lists of arrays."""
+    path = workdir / "checkpoints" / str(step) / "state"
+    return ocp.StandardCheckpointer().restore(path.absolute())
 
 
 def assert_same_arrays(a, b):

@@ -263,3 +263,29 @@ def test_growing_without_gradients_is_an_error_that_says_where_they_come_from(x6
     method = orthojax.OIALR(delay=0, every=1, grow=1)
     with pytest.raises(ValueError, match="`grow` needs `grads`, the basis_gradients"):
         method.refresh(1, cores, bases, (), optax.sgd(0.1))
+
+
+def test_moments_that_must_be_positive_stay_so(x64):
+    optimizers = {
+        "adam": optax.adam(0.1),
+        "adadelta": optax.adadelta(0.1),
+        "adagrad": optax.adagrad(0.1),
+        "adan": optax.adan(0.1),
+        "amsgrad": optax.amsgrad(0.1),
+        "rprop": optax.rprop(0.1),
+    }
+    params = {name: jnp.asarray(gaussian(i, (6, 4))) for i, name in enumerate(optimizers)}
+    inner = optax.partition(optimizers, {name: name for name in optimizers})
+    # Means of squares of few entries, so that a rotation of their signs would show.
+    grads = {name: jnp.asarray(gaussian(9, (6, 4)) ** 5) for name in optimizers}
+    _, state = inner.update(grads, inner.init(params), params)
+    method = orthojax.OIALR(delay=0, every=1, cutoff=0.5)
+    cores, bases, state = method.convert(params, state, inner)
+    _, _, state = method.refresh(1, cores, bases, state, inner)
+    found = 0
+    for field in ("nu", "nu_max", "sum_of_squares", "e_g", "e_x", "n", "step_sizes"):
+        for _, tree in optax.tree.get_all_with_path(state, field):
+            leaves = jax.tree.leaves(tree)
+            assert all(np.min(x) >= 0 for x in leaves)
+            found += len(leaves)
+    assert found == 8

@@ -6,9 +6,8 @@ import time
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 import pytest
-from runs import assert_same_arrays, rows, start, status, tiny
+from runs import arrays, assert_same_arrays, rows, start, status, tiny
 
 from experiments import configuration, data, metrics, run
 from experiments.checkpoints import Checkpoints
@@ -23,11 +22,6 @@ def stop_at(process, workdir, step, number):
             break
         time.sleep(0.002)
     return process.communicate(timeout=120)[0]
-
-
-def arrays(workdir, step=60):
-    path = workdir / "checkpoints" / str(step) / "state"
-    return ocp.StandardCheckpointer().restore(path.absolute())
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,56 @@
+"""The state that a run begins with: its own checkpoint, that of a trunk, or a new one."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from experiments import low_rank, training
+from experiments.checkpoints import Checkpoints
+from experiments.parallel import Parallel
+
+
+class Trunk(NamedTuple):
+    """A run from whose end others begin."""
+
+    folder: Path
+    config: ConfigDict
+    step: int
+
+
+class Beginning(NamedTuple):
+    """What the state of a run is made of."""
+
+    config: ConfigDict
+    devices: Parallel
+    model: training.Model
+    method: Any  # `orthojax.OIALR` or None
+    optimizer: Any
+
+    def state(self, checkpoints, trunk=None):
+        """Returns the state, and the folder of the trunk whose steps it has just taken over, or
+        None."""
+        restored = checkpoints.restore(lambda layout: self._abstract(self.optimizer, layout))
+        if restored is not None:
+            return restored, None
+        if trunk is None or not low_rank.begins_dense(self.config, trunk.step):
+            init = jax.jit(lambda: self._new(self.optimizer), out_shardings=self.devices.replicated)
+            return init(), None
+        with Checkpoints(trunk.folder / "checkpoints", trunk.config) as checkpoints:
+            optimizer = training.make_optimizer(trunk.config)
+            state = checkpoints.restore(lambda layout: self._abstract(optimizer, layout))
+        opt_state = low_rank.carried_over(state.opt_state, self.optimizer.init(state.params))
+        return state._replace(opt_state=opt_state), trunk.folder
+
+    def _new(self, optimizer):
+        bases = low_rank.singular_bases(self.config)
+        return training.init_state(self.model, optimizer, bases)
+
+    def _abstract(self, optimizer, layout):
+        """Shapes and places of the arrays of a checkpoint."""
+        dense = jax.eval_shape(lambda: self._new(optimizer))
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.devices.replicated),
+            low_rank.abstract(self.config, self.method, optimizer, dense, layout),
+        )
