@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import optax
 from ml_collections import ConfigDict
 
 from experiments import low_rank, training
@@ -40,12 +42,26 @@ class Beginning(NamedTuple):
         with Checkpoints(trunk.folder / "checkpoints", trunk.config) as checkpoints:
             optimizer = training.make_optimizer(trunk.config)
             state = checkpoints.restore(lambda layout: self._abstract(optimizer, layout))
-        opt_state = low_rank.carried_over(state.opt_state, self.optimizer.init(state.params))
-        return state._replace(opt_state=opt_state), trunk.folder
+        return state._replace(opt_state=self._opt_state(state)), trunk.folder
 
     def _new(self, optimizer):
         bases = low_rank.singular_bases(self.config)
         return training.init_state(self.model, optimizer, bases)
+
+    def _opt_state(self, trunk):
+        """The state of the optimizer, from that in the state `trunk`."""
+        new = self.optimizer.init(trunk.params)
+        if low_rank.control(self.config) != "galore":
+            return low_rank.carried_over(trunk.opt_state, new)
+
+        step = int(trunk.step)  # No array that is donated twice.
+
+        # Of GaLore nothing: it projects by zeros until its count says to compute the projections.
+        def at_step(x):
+            return x._replace(count=jnp.full_like(x.count, step)) if is_schedule(x) else x
+
+        is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)
+        return jax.tree.map(at_step, new, is_leaf=is_schedule)
 
     def _abstract(self, optimizer, layout):
         """Shapes and places of the arrays of a checkpoint."""

@@ -93,6 +93,7 @@ def make_method(config, model, dataset):
         method = low_rank.make_method(config, order)
         if method is not None:
             method.select(params)
+        jax.eval_shape(low_rank.singular_bases(config), params)
         return method
     except ValueError as error:
         raise configuration.ConfigurationError(f"oialr: {error}") from error

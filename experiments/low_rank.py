@@ -85,9 +85,20 @@ def make_method(config, order=()) -> orthojax.OIALR | None:
 
     Raises `ValueError` for what cannot be right.
     """
-    if face(config) == "none" or control(config) == "galore":
+    if face(config) == "none":
         return None
     c = config.oialr
+    if c.control == "galore":
+        if c.rank_value < 1 or c.every < 1:
+            raise ValueError(
+                "control=galore needs rank_value, its rank, and every of at least 1, got "
+                f"{c.rank_value} and {c.every}."
+            )
+        return None
+    try:
+        rank = RULES[c.rank_rule](c.rank_value)
+    except ValueError as error:
+        raise ValueError(f"rank_value={c.rank_value}, rank_rule={c.rank_rule}: {error}") from error
     return orthojax.OIALR(
         delay=delay_steps(config),
         every=c.every or config.steps + 1,
@@ -99,7 +110,7 @@ def make_method(config, order=()) -> orthojax.OIALR | None:
         open=c.open,
         max_drop=c.max_drop,
         floor=c.floor,
-        rank=RULES[c.rank_rule](c.rank_value),
+        rank=rank,
         grow=c.grow,
     )
 
@@ -117,8 +128,6 @@ def make_optimizer(config, method, schedule, inner):
         )
     if method is None:
         return inner(schedule)
-    if config.oialr.rewarm:
-        schedule = method.rewarmed(schedule, config.oialr.rewarm)
     if face(config) == "latent":
         options = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
         return orthojax.oialr(inner(schedule), **options)
@@ -144,7 +153,8 @@ def bound(params, bases):
 
 
 def masked(config, grads, bases):
-    """Gradients of which only the diagonals of cores are left, for control "diagonal"."""
+    """Gradients or updates of which only the diagonals of cores are left, for control
+    "diagonal"."""
     if control(config) != "diagonal":
         return grads
     leaves = matrices.named(grads)
@@ -234,6 +244,10 @@ def report(config, state) -> dict:
     sizes = orthojax.size_report(params, state.bases)
     if TRAINED in state.params:
         sizes["trainable"] = sizes["stored"]  # U, V and S.
+    if control(config) == "diagonal":
+        rest = sum(np.sum(np.square(r) - r).item() for r in sizes["ranks"].values())
+        kernels = jax.eval_shape(orthojax.materialize, params, state.bases)
+        sizes["trainable"] -= rest / sum(leaf.size for leaf in jax.tree.leaves(kernels))
     several = {
         name: r if isinstance(r, int) else [np.min(r).item(), np.max(r).item()]
         for name, r in sizes["ranks"].items()

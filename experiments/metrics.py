@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -221,8 +222,10 @@ class Clock:
     A phase is the steps of one compiled program in one process; evaluation does not count.
     """
 
-    def __init__(self, workdir: Path):
+    def __init__(self, workdir: Path, trunk: Path | None = None):
         self._path = workdir / "timing.jsonl"
+        if trunk is not None:  # Its steps count too.
+            shutil.copyfile(trunk / "timing.jsonl", self._path)
         self._began, self._seconds, self._steps = None, 0.0, 0
 
     def compiled(self, step, compile_seconds, program):

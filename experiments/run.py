@@ -138,7 +138,8 @@ def train(config, workdir, until=None, trunk=None):
     method = fitting.make_method(config, model, dataset)
     # The latent face is part of the optimizer.
     change_bases = method is not None and low_rank.face(config) == "factored"
-    schedule, optimizer = training.make_schedule(config), training.make_optimizer(config, method)
+    schedule = training.make_schedule(config, method)
+    optimizer = training.make_optimizer(config, method)
 
     train_step = devices.compile_step(
         lambda axis: training.make_train_step(config, model, optimizer, axis)
@@ -179,7 +180,7 @@ def train(config, workdir, until=None, trunk=None):
         state, behind = start.state(checkpoints, trunk)
         step = int(state.step)
         log = stack.enter_context(metrics.Log(workdir, config, step, behind))
-        clock = metrics.Clock(workdir)
+        clock = metrics.Clock(workdir, behind)
         stop = stack.enter_context(stop_signals())
 
         if step and behind is None:
@@ -217,9 +218,9 @@ def train(config, workdir, until=None, trunk=None):
             if changing or logging or evaluating or saving or measuring:
                 with clock.running(0):
                     loss.block_until_ready()
-            if logging or saving:
+            if logging or saving or changing:
                 averages = training.averages(devices.gather(state.metrics))
-                log.check(step, averages)  # No checkpoint of a state that is not finite.
+                log.check(step, averages)  # No checkpoint or SVD of a state that is not finite.
             # All rows before the checkpoint: a resumed run does not write them again.
             if logging:
                 log.write(step, averages | {"learning_rate": float(schedule(step - 1))})

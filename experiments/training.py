@@ -70,8 +70,9 @@ def make_model(config, dataset) -> Model:
     return Model(init, train, nnx.graphdef(module), task)
 
 
-def make_schedule(config) -> optax.Schedule:
-    """Returns steps done -> learning rate: linear warmup, then one of `SCHEDULES`.
+def make_schedule(config, method=None) -> optax.Schedule:
+    """Returns steps done -> learning rate: linear warmup, then one of `SCHEDULES`; with
+    `config.oialr.rewarm` warmed up again after each change of the OIALR `method`.
 
     "cosine" is half a cosine to 0; "warm_restarts" is one every `period` steps (Loshchilov and
     Hutter 2017, arXiv:1608.03983); "step_decay" halves every `period` steps.
@@ -90,13 +91,15 @@ def make_schedule(config) -> optax.Schedule:
     if c.warmup_steps:
         warmup = optax.linear_schedule(c.lr / c.warmup_steps, c.lr, c.warmup_steps)
         schedule = optax.join_schedules([warmup, schedule], [c.warmup_steps])
+    if method is not None and config.oialr.rewarm:
+        schedule = method.rewarmed(schedule, config.oialr.rewarm)
     return schedule
 
 
 def make_optimizer(config, method=None) -> optax.GradientTransformationExtraArgs:
     """Returns the optimizer of `config.optimizer`, under the constraint of `config.constraint` or
     for the OIALR `method`."""
-    c, constraint, schedule = config.optimizer, config.constraint, make_schedule(config)
+    c, constraint, schedule = config.optimizer, config.constraint, make_schedule(config, method)
 
     def inner(weight_decay, schedule=schedule):
         match c.name:
@@ -183,6 +186,8 @@ def make_train_step(config, model, optimizer, axis=None):
             variables,
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        # The gradients alone would not do: moments from the conversion are of the whole core.
+        updates = low_rank.masked(config, updates, state.bases)
         first = state.step % config.log_every == 0
         metrics = Metrics(jnp.ones([]), loss, others, optax.tree.norm(updates))
         metrics = jax.tree.map(

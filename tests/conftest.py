@@ -43,3 +43,30 @@ def undisturbed(tmp_path_factory):
 
     workdir = tmp_path_factory.mktemp("undisturbed")
     return workdir, run.train(tiny(), workdir)
+
+
+@pytest.fixture
+def one_device():
+    """For eight it takes longer to compile and to save."""
+    from oialr_runs import use_devices
+
+    with pytest.MonkeyPatch.context() as patch:
+        use_devices(patch, 1)
+        yield
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory):
+    """The workdir of the arms `FORKED` of `oialr_runs.py`, from a trunk of 4 of the 16 steps."""
+    from oialr_runs import FORKED, arms, use_devices
+
+    from experiments import figures, low_rank_figures, run
+
+    workdir = tmp_path_factory.mktemp("forked")
+    with pytest.MonkeyPatch.context() as patch:
+        use_devices(patch, 1)
+        # test_figures.py draws.
+        patch.setattr(figures, "draw", lambda runs, workdir: [])
+        patch.setattr(low_rank_figures, "frontier", lambda rows, workdir: [])
+        run.run(arms(FORKED, fork_at=4), workdir)
+    return workdir

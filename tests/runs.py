@@ -31,11 +31,11 @@ TINY = {
     "arms": {},
 }
 
-# Seven changes of bases, after 4, 6, ..., 16 steps; each is saved.
+# Seven changes of bases, after 4, 6, ..., 16 steps.
 LOW_RANK = TINY | {
     "steps": 16,
     "log_every": 2,
-    "checkpoint_every": 2,
+    "checkpoint_every": 8,
     "checkpoints_kept": 20,
     "model.width": 16,
     "optimizer.name": "adamw",
@@ -46,15 +46,15 @@ LOW_RANK = TINY | {
         "face": "factored",
         "delay": 0.25,
         "every": 2,
-        "rank_rule": "cutoff",
-        "rank_value": 0.5,
+        "rank_rule": "fixed",
+        "rank_value": 0.25,
         "rewarm": 0,
         "rules": (),
         "keep_first": False,
         "keep_last": False,
         "open": 1.0,
-        "max_drop": 0.2,
-        "floor": 0.25,
+        "max_drop": 0.5,
+        "floor": 0.0,
         "grow": 0,
         "stability_every": 2,
         "control": "none",
@@ -87,9 +87,9 @@ def status(workdir):
 
 
 def arrays(workdir, step=60):
-    """The state that was saved after `step` steps, as dicts and lists of arrays."""
+    """The state that was saved after `step` steps, as dicts and lists of NumPy's arrays."""
     path = workdir / "checkpoints" / str(step) / "state"
-    return ocp.StandardCheckpointer().restore(path.absolute())
+    return jax.tree.map(np.asarray, ocp.StandardCheckpointer().restore(path.absolute()))
 
 
 def assert_same_arrays(a, b):

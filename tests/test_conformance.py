@@ -61,7 +61,7 @@ TRANSFORMATIONS = {
     "riemannian_gradient": (lambda lr=0.1: orthojax.riemannian_gradient(), MATRICES),
     "links": (_links, MATRICES),
     "retract_qr": (lambda lr=0.1: orthojax.retract("qr"), MATRICES),
-    "oialr": (_oialr, MATRICES),
+    "oialr": (_oialr, MODEL),
     "orthogonal": (lambda lr=0.1: orthojax.orthogonal(optax.adam(lr)), MODEL),
 }
 

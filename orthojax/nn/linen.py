@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from orthojax.factored import is_factored
-from orthojax.nn.low_rank import last, plus, rows_of
+from orthojax.nn.low_rank import plus, rows_of, to_the_end
 
 
 def linen_low_rank():
@@ -51,7 +51,7 @@ def _interceptor(next_fun, args, kwargs, context):
 
 def _linear(module, kernel, x, bias):
     axes = getattr(module, "axis", -1)
-    x = last(x, (axes,) if isinstance(axes, int) else axes)
+    x = to_the_end(x, (axes,) if isinstance(axes, int) else axes)
     dtype = module.dtype or jnp.result_type(x, kernel.basis.u)
     return plus(kernel.apply(x, dtype, module.precision), bias)
 

@@ -13,7 +13,7 @@ from orthojax.low_rank_training import OIALR
 from orthojax.matrices import named
 
 
-def last(x: jax.Array, axes: Sequence[int]) -> jax.Array:
+def to_the_end(x: jax.Array, axes: Sequence[int]) -> jax.Array:
     """`x` with these axes moved behind the others, in rising order as Flax contracts them."""
     return jnp.moveaxis(x, sorted(a % x.ndim for a in axes), range(-len(axes), 0))
 
@@ -72,7 +72,7 @@ class LowRank(nnx.Module):
         return nnx.merge(self.layer, arrays)
 
     def _linear(self, layer, kernel, x, bias):
-        x = last(x, getattr(layer, "axis", (-1,)))
+        x = to_the_end(x, getattr(layer, "axis", (-1,)))
         dtype = layer.dtype or jnp.result_type(x, kernel.basis.u)
         return plus(kernel.apply(x, dtype, layer.precision), bias)
 

@@ -73,9 +73,15 @@ def oialr(
         raise ValueError(f'`svd` is "in_step" or "outside", got {svd!r}.')
     method = OIALR(**options)
     inner = optax.with_extra_args_support(inner)
-    if svd == "outside":
-        return OIALRTransformation(*_outside(method, inner))
-    return OIALRTransformation(*_in_step(method, inner))
+    init_fn, *others = (_outside if svd == "outside" else _in_step)(method, inner)
+
+    def init(params):
+        if not jax.tree.leaves(params):
+            # So `optax.tree.map_params` asks for the places of params: not in these two leaves.
+            return OIALRState(0, 0, 0, inner.init(params))
+        return init_fn(params)
+
+    return OIALRTransformation(init, *others)
 
 
 def _pulled_back(bases, grads):
