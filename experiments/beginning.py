@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from experiments import low_rank, training
+from experiments import configuration, low_rank, training
 from experiments.checkpoints import Checkpoints
 from experiments.parallel import Parallel
 
@@ -33,20 +33,35 @@ class Beginning(NamedTuple):
     def state(self, checkpoints, trunk=None):
         """Returns the state, and the folder of the trunk whose steps it has just taken over, or
         None."""
-        restored = checkpoints.restore(lambda layout: self._abstract(self.optimizer, layout))
+        restored = checkpoints.restore(self._abstract)
         if restored is not None:
             return restored, None
-        if trunk is None or not low_rank.begins_dense(self.config, trunk.step):
-            init = jax.jit(lambda: self._new(self.optimizer), out_shardings=self.devices.replicated)
-            return init(), None
+        if trunk is None or not self._shares(trunk):
+            return jax.jit(self._new, out_shardings=self.devices.replicated)(), None
+        optimizer = training.make_optimizer(trunk.config)
+        dense = Beginning(trunk.config, self.devices, self.model, None, optimizer)
         with Checkpoints(trunk.folder / "checkpoints", trunk.config) as checkpoints:
-            optimizer = training.make_optimizer(trunk.config)
-            state = checkpoints.restore(lambda layout: self._abstract(optimizer, layout))
+            state = checkpoints.restore(dense._abstract)
+        bases = low_rank.singular_bases(self.config)
+        if jax.eval_shape(bases, state.params).keys() != state.reference.keys():
+            state = state._replace(reference=jax.jit(bases)(state.params))
         return state._replace(opt_state=self._opt_state(state)), trunk.folder
 
-    def _new(self, optimizer):
+    def _shares(self, trunk):
+        """Whether the steps of the trunk are the first ones of this run."""
+        own, common = (
+            configuration.flatten(configuration.as_json(config))
+            for config in (self.config, trunk.config)
+        )
+        same = all(
+            own.get(field) == common.get(field) or field.startswith("oialr.")
+            for field in (own.keys() | common.keys()) - {*configuration.MAY_CHANGE}
+        )
+        return same and low_rank.begins_dense(self.config, trunk.step)
+
+    def _new(self):
         bases = low_rank.singular_bases(self.config)
-        return training.init_state(self.model, optimizer, bases)
+        return training.init_state(self.model, self.optimizer, bases)
 
     def _opt_state(self, trunk):
         """The state of the optimizer, from that in the state `trunk`."""
@@ -63,10 +78,10 @@ class Beginning(NamedTuple):
         is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)
         return jax.tree.map(at_step, new, is_leaf=is_schedule)
 
-    def _abstract(self, optimizer, layout):
+    def _abstract(self, layout):
         """Shapes and places of the arrays of a checkpoint."""
-        dense = jax.eval_shape(lambda: self._new(optimizer))
+        dense = jax.eval_shape(self._new)
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.devices.replicated),
-            low_rank.abstract(self.config, self.method, optimizer, dense, layout),
+            low_rank.abstract(self.config, self.method, self.optimizer, dense, layout),
         )

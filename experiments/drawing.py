@@ -6,8 +6,9 @@ import matplotlib
 matplotlib.use("Agg")  # No display needed.
 import numpy as np
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
+# Okabe and Ito's colours, which the colour-blind can tell apart; for more arms some of Tol's.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS += ("#882255", "#999933", "#332288", "#44AA99", "#888888")
 
 STYLE = {
     "figure.dpi": 150,

@@ -5,6 +5,7 @@
 draws into the current folder.
 """
 
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -53,7 +54,7 @@ def _learning(rows):
     other = next((name for name in TITLES if f"test_{name}" in logged), "accuracy")
     figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.8))
     for axes, name, title in zip(panels, ("loss", other), TITLES[other], strict=True):
-        for (arm, own), color in zip(rows.items(), COLORS, strict=False):
+        for (arm, own), color in zip(rows.items(), itertools.cycle(COLORS), strict=False):
             axes.plot(*curve(own, f"train_{name}"), color=color, alpha=0.45, lw=1.2, ls="--")
             axes.plot(*curve(own, f"validation_{name}"), color=color, lw=1.2, ls=":")
             axes.plot(*curve(own, f"test_{name}"), color=color, label=arm)
@@ -98,7 +99,7 @@ def _orthogonality(rows):
     if not any(map(kernels, rows.values())):
         return None
     figure, axes = plt.subplots(figsize=(7, 3.8))
-    for (arm, own), color in zip(rows.items(), COLORS, strict=False):
+    for (arm, own), color in zip(rows.items(), itertools.cycle(COLORS), strict=False):
         paths = kernels(own)
         for i, path in enumerate(paths):
             steps, error = curve(own, f"orthogonality_error/{path}")

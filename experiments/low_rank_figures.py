@@ -1,5 +1,6 @@
 """Figures of OIALR: stability of the bases, ranks, and what accuracy costs."""
 
+import itertools
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,7 +18,7 @@ def transition(rows):
 
 def _mark(axes, shown):
     """A dotted line where the kernels of an arm became factors."""
-    for (_, rows), color in zip(shown.items(), COLORS, strict=False):
+    for (_, rows), color in zip(shown.items(), itertools.cycle(COLORS), strict=False):
         step = transition(rows)
         if step is not None:
             axes.axvline(step, color=color, ls=":", lw=1.2)
@@ -30,13 +31,13 @@ def stability(runs):
     if not shown:
         return None
     figure, (upper, lower) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, height_ratios=(3, 1))
-    for (arm, rows), color in zip(shown.items(), COLORS, strict=False):
-        points = [
-            (r["step"], list(r["basis_stability"].values())) for r in rows if "basis_stability" in r
-        ]
-        steps, values = np.array([s for s, _ in points]), np.array([v for _, v in points])
-        upper.fill_between(steps, values.min(1), values.max(1), color=color, alpha=0.12, lw=0)
-        upper.plot(steps, values.mean(1), color=color, label=arm)
+    for (arm, rows), color in zip(shown.items(), itertools.cycle(COLORS), strict=False):
+        measured = [r for r in rows if "basis_stability" in r]
+        steps = [r["step"] for r in measured]
+        values = [list(r["basis_stability"].values()) for r in measured]  # A trunk may have more.
+        ends = list(map(min, values)), list(map(max, values))
+        upper.fill_between(steps, *ends, color=color, alpha=0.12, lw=0)
+        upper.plot(steps, list(map(np.mean, values)), color=color, label=arm)
         lower.plot(*curve(rows, "learning_rate"), color=color, lw=1.2)
     between = np.diff(steps)[0] if len(steps) > 1 else steps[0]
     upper.set(
@@ -64,11 +65,11 @@ def ranks(runs):
     for axes, (arm, rows) in zip(panels.flat, shown.items(), strict=False):
         changes = [row for row in rows if "low_rank" in row]
         names = list(changes[0]["low_rank"]["ranks"])
-        steps = [row["step"] for row in changes]
+        end = rows[-1]["step"]
+        steps = [row["step"] for row in changes] + [end]
         for name, color in zip(names, plt.cm.viridis(np.linspace(0, 0.9, len(names))), strict=True):
             own = [np.max(row["low_rank"]["ranks"][name]) for row in changes]
-            axes.step(steps, own, where="post", color=color, lw=1.2)
-        end = rows[-1]["step"]
+            axes.step(steps, [*own, own[-1]], where="post", color=color, lw=1.2)
         axes.set(title=arm, xlabel="step", xlim=(0, end))
     panels[0, 0].set(ylabel="rank, a line a kernel", ylim=(0, None))
     return figure
@@ -85,7 +86,6 @@ def frontier(rows, directory) -> list[Path]:
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.2), sharey=True)
         arms = list(dict.fromkeys(row["arm"] for row in rows))
-        colors = [*COLORS, *plt.cm.tab10.colors]
         markers = "os^Dv<>pP*Xhd"
         for i, arm in enumerate(arms):
             own = [row for row in rows if row["arm"] == arm]
@@ -101,7 +101,7 @@ def frontier(rows, directory) -> list[Path]:
                     dy,
                     dx,
                     label=arm,
-                    color=colors[i % len(colors)],
+                    color=COLORS[i % len(COLORS)],
                     marker=markers[i % len(markers)],
                     ms=6,
                     lw=1,

@@ -15,14 +15,16 @@ def collect(folder: Path) -> dict:
     """What one run came to; {} if it has not been evaluated.
 
     Test measures are those at the lowest validation loss, where there is a validation split, else
-    the last ones. `train_flops` is the sum over the steps, `flops_ratio` that of the last program
-    to the first. Times are of this machine; compilations from a cache take less.
+    the last ones; of a low-rank run, among those since the conversion. `train_flops` is the sum
+    over all steps, `step_flops` what the last program takes. Times are of this machine;
+    compilations from a cache take less.
     """
     rows = metrics.read(folder / "metrics.jsonl")[1]
-    evaluated = [row for row in rows if "test_loss" in row]
+    first = next((i for i, row in enumerate(rows) if "low_rank" in row), 0)
+    evaluated = [row for row in rows[first:] if "test_loss" in row]
     if not evaluated:
         return {}
-    final = metrics.best(rows) or evaluated[-1]
+    final = metrics.best(evaluated) or evaluated[-1]
     found = {"step": final["step"]}
     found |= {name: x for name, x in final.items() if name.startswith(("test_", "validation_"))}
     changes = [row for row in rows if "low_rank" in row and row["step"] <= final["step"]]

@@ -74,7 +74,7 @@ def run(config, workdir):
     """Trains each arm of `config`, with each of its seeds, in a folder of its own in `workdir`;
     then draws them together and writes the table of results."""
     arms = configuration.arms(config)
-    seeds = config.get("seeds", ()) or (None,)
+    seeds = _seeds(config)
     fork_at = config.get("fork_at", 0)
     folders, diverged = {name: [] for name in arms}, None
     for seed in seeds:
@@ -104,6 +104,17 @@ def run(config, workdir):
 
 def _folder(workdir, name, seed):
     return workdir / name / (f"seed_{seed}" if seed is not None else "")
+
+
+def _seeds(config):
+    """The seeds of an experiment; None is that of its configuration, in no folder of its own."""
+    seeds = config.get("seeds", ()) or (None,)
+    numbers = all(type(seed) is int and seed >= 0 for seed in seeds if seed is not None)
+    if not numbers or len(set(seeds)) < len(seeds):
+        raise configuration.ConfigurationError(
+            f"seeds are different whole numbers from 0 on, got {seeds}."
+        )
+    return seeds
 
 
 def _with_seed(config, seed):

@@ -6,6 +6,7 @@ The one core of both faces: `orthojax.oialr` (latent, an Optax transformation) a
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Sequence
 
 import chex
@@ -13,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import logging
 
 from orthojax import bases as core
 from orthojax import ranks
@@ -30,6 +30,8 @@ from orthojax.matrices import (
     replaced,
 )
 from orthojax.moments import map_moments, require_elementwise
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -281,7 +283,7 @@ class OIALR:
         params, bases, opt_state, healthy = new
         for name, fine in jax.device_get(healthy).items():
             if not np.all(fine):
-                logging.warning("SVD of %s is not finite at step %d: old basis kept.", name, step)
+                _log.warning("SVD of %s is not finite at step %d: old basis kept.", name, step)
         return self._compacted(params, bases, opt_state, inner)
 
     def _compacted(self, params, bases, opt_state, inner, always=False):

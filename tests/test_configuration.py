@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from runs import QUICKSTART, start, tiny
+from runs import LOW_RANK, QUICKSTART, experiment, start, tiny
 
 from experiments import command_line, configuration, data, fitting, run, training
 from experiments.data import sources
@@ -137,6 +137,90 @@ def test_what_does_not_fit_the_data_or_the_model_is_one_line_and_writes_nothing(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"oialr__face": "factord"}, ["oialr.face", "factored"]),
+        ({"oialr__rank_rule": "cutof"}, ["oialr.rank_rule", "cutoff"]),
+        ({"oialr__control": "galor"}, ["oialr.control", "galore"]),
+        ({"oialr__delay": 1.5}, ["oialr.delay", "1.5"]),
+        ({"oialr__every": -1}, ["oialr.every", "-1"]),
+        ({"oialr__rewarm": -1}, ["oialr.rewarm", "-1"]),
+        ({"oialr__grow": -1}, ["oialr.grow", "-1"]),
+        ({"oialr__stability_every": -1}, ["oialr.stability_every", "-1"]),
+        ({"oialr__rules": ((".*", "low_rnk"),)}, ["oialr.rules", "low_rank"]),
+        ({"oialr__rules": (("(", "dense"),)}, ["oialr.rules", "'('"]),
+        ({"constraint__map": "cayley"}, ["oialr.face=factored", "constraint.map=cayley"]),
+        (
+            {"oialr__face": "latent", "oialr__control": "random"},
+            ["oialr.control=random", "oialr.face=factored"],
+        ),
+        ({"oialr__control": "diagonal"}, ["oialr.control=diagonal", "oialr.every=0"]),
+        ({"oialr__control": "all"}, ["oialr.control=all", "oialr.every=0"]),
+        ({"fork_at": 16}, ["fork_at=16", "steps=16"]),
+        ({"fork_at": -1}, ["fork_at=-1"]),
+        ({"arms": {"a": {"oialr": {"fase": "none"}}}}, ["arms.a", "oialr.face"]),
+    ],
+)
+def test_a_mistake_in_oialr_is_one_line_that_names_the_field(overrides, words):
+    with pytest.raises(configuration.ConfigurationError) as error:
+        tiny(LOW_RANK, **overrides)
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def rule(name, value):
+    return {"oialr__rank_rule": name, "oialr__rank_value": value}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (rule("cutoff", 1.5), ["rank_value=1.5", "rank_rule=cutoff", "[0, 1)"]),
+        (rule("energy", 0.0), ["rank_value=0.0", "rank_rule=energy"]),
+        (rule("fixed", 2.0), ["rank_value=2.0", "rank_rule=fixed"]),
+        (rule("budget", 0.0), ["rank_value=0.0", "rank_rule=budget"]),
+        (rule("stable_rank", -1.0), ["rank_value=-1.0", "rank_rule=stable_rank"]),
+        ({"oialr__control": "galore"}, ["control=galore", "rank_value", "0.25"]),
+        ({"oialr__open": 0.0}, ["`open`", "0.0"]),
+        ({"oialr__max_drop": 1.5}, ["`max_drop`", "1.5"]),
+        ({"oialr__floor": 1.0}, ["`floor`", "1.0"]),
+        ({"oialr__rules": ((".*", "dense"),)}, ["`rules`", "none", "hidden_0/kernel"]),
+        (
+            {"oialr__face": "none", "oialr__rules": ((".*", "dense"),)},  # Stability of no kernel.
+            ["`rules`", "none", "hidden_0/kernel"],
+        ),
+        ({"oialr__rules": (("hidden.*", "dense"),)}, ["embed/bias", '(".*", ...)']),
+        ({"oialr__rules": ((".*", "low_rank"),)}, ["embed/bias"]),
+        (
+            {
+                "oialr__rules": (("head/kernel", "low_rank"), (".*", "dense")),
+                "oialr__keep_last": True,
+            },
+            ["none", "head/kernel"],
+        ),
+    ],
+)
+def test_oialr_that_does_not_fit_the_model_is_one_line_and_writes_nothing(
+    tmp_path, overrides, words
+):
+    with pytest.raises(configuration.ConfigurationError, match=r"^oialr: ") as error:
+        run.train(tiny(LOW_RANK, **overrides), tmp_path / "new")
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("seeds", [(0, 1, 0), (0.5,), ("1",), (-1,), (True,)])
+def test_seeds_are_different_whole_numbers(tmp_path, seeds):
+    with pytest.raises(configuration.ConfigurationError, match="seeds are") as error:
+        run.run(experiment(LOW_RANK, seeds=seeds), tmp_path / "new")
+    assert str(seeds) in str(error.value)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_configuration_without_a_field_is_an_error_that_names_it():
     config = tiny().copy_and_resolve_references().unlock()
     del config.optimizer.clip_norm
@@ -145,6 +229,10 @@ def test_a_configuration_without_a_field_is_an_error_that_names_it():
     config.optimizer.clip_norm = 0.0
     config.optimizer.nesterov = True
     with pytest.raises(configuration.ConfigurationError, match="nesterov"):
+        configuration.check(config)
+    config = tiny(LOW_RANK).copy_and_resolve_references().unlock()
+    del config.oialr.max_drop
+    with pytest.raises(configuration.ConfigurationError, match=r"lacks oialr\.max_drop"):
         configuration.check(config)
 
 

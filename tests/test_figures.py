@@ -208,9 +208,7 @@ def test_the_frontier_is_drawn_of_arms_of_several_sizes_only(tmp_path, monkeypat
     assert path == tmp_path / "frontier.png"
     assert plt.imread(path).size > 10_000
     for axes in drawn[0].axes:
-        means = {
-            c.get_label(): np.ravel([c[0].get_xdata(), c[0].get_ydata()]) for c in axes.containers
-        }
+        means = {c.get_label(): c[0].get_xydata()[0] for c in axes.containers}
         assert means.keys() == {"dense", "low"}
         np.testing.assert_allclose(means["dense"], [1.0, 0.1])
         np.testing.assert_allclose(means["low"], [0.3, 0.2])

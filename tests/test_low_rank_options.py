@@ -1,10 +1,12 @@
-"""The options of `OIALR`, and which kernels they choose."""
+"""The options of `OIALR`, which kernels they choose, and which optimizers serve."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import orthojax
@@ -48,6 +50,18 @@ def test_a_rule_of_another_word_and_rules_that_choose_nothing_are_errors():
         orthojax.OIALR(delay=0, every=1, rules=[(".*", "lowrank")]).select(params)
     with pytest.raises(ValueError, match=r"`rules` choose none of .*'kernel': \(4, 4\)"):
         orthojax.OIALR(delay=0, every=1, rules=[(".*", "dense")]).select(params)
+
+
+@pytest.mark.parametrize("svd", ["in_step", "outside", "factored"])
+def test_an_optimizer_that_factors_its_moments_is_an_error(svd):
+    inner, params = optax.adafactor(1e-2), {"kernel": jnp.ones((256, 256))}
+    options = {"delay": 3, "every": 1}
+    if svd == "factored":
+        convert = functools.partial(orthojax.OIALR(**options).convert, inner=inner)
+    else:
+        convert = orthojax.oialr(inner, svd=svd, **options).init
+    with pytest.raises(ValueError, match=r"`inner` keeps an array of shape \(256,\).*optax\.adamw"):
+        convert(params)
 
 
 @pytest.mark.parametrize(

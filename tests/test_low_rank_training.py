@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,18 +127,6 @@ def test_a_kernel_that_is_not_finite_is_an_error_that_names_it():
     params["broken"]["kernel"] = params["broken"]["kernel"].at[0, 1].set(jnp.nan)
     with pytest.raises(ValueError, match=r"`params` are not finite.*\['broken/kernel'\]"):
         orthojax.OIALR(delay=0, every=1).convert(params)
-
-
-@pytest.mark.parametrize("svd", ["in_step", "outside", "factored"])
-def test_an_optimizer_that_factors_its_moments_is_an_error(svd):
-    inner, params = optax.adafactor(1e-2), {"kernel": jnp.ones((256, 256))}
-    options = {"delay": 3, "every": 1}
-    if svd == "factored":
-        convert = functools.partial(orthojax.OIALR(**options).convert, inner=inner)
-    else:
-        convert = orthojax.oialr(inner, svd=svd, **options).init
-    with pytest.raises(ValueError, match=r"`inner` keeps an array of shape \(256,\).*optax\.adamw"):
-        convert(params)
 
 
 def singular_cores():

@@ -37,16 +37,20 @@ def test_a_run_comes_to_its_last_evaluation_and_the_sizes_of_then(tmp_path):
     assert results.collect(folder) == expected
 
 
-def test_with_a_validation_split_it_comes_to_the_best_one_and_the_sizes_of_then(tmp_path):
-    rows = [
-        test(0, 0.9, validation_loss=3.0),
-        test(4, 0.5, validation_loss=1.0),
-        {"step": 6, "low_rank": SIZES},
-        test(8, 0.3, validation_loss=2.0),
+def test_with_a_validation_split_it_comes_to_the_best_one_since_it_is_of_low_rank(tmp_path):
+    validated = [
+        test(step, loss / 2, validation_loss=loss)
+        for step, loss in ((0, 0.9), (4, 0.2), (8, 0.6), (12, 0.4), (16, 0.5))
     ]
-    found = results.collect(write(tmp_path / "run", rows))
-    assert (found["step"], found["test_loss"], found["validation_loss"]) == (4, 0.5, 1.0)
-    assert [found[name] for name in SIZES] == [1, 1, 1]  # Not yet of low rank.
+    found = results.collect(write(tmp_path / "dense", validated))
+    assert (found["step"], found["test_loss"], found["validation_loss"]) == (4, 0.1, 0.2)
+    assert [found[name] for name in SIZES] == [1, 1, 1]
+    changes = [
+        {"step": step, "low_rank": SIZES | {"stored": x}} for step, x in ((4, 0.3), (14, 0.2))
+    ]
+    rows = [*validated[:2], changes[0], *validated[2:4], changes[1], validated[4]]
+    found = results.collect(write(tmp_path / "low", rows))
+    assert (found["step"], found["test_loss"], found["stored"]) == (12, 0.2, 0.3)
 
 
 def test_a_run_that_was_never_evaluated_comes_to_nothing(tmp_path):

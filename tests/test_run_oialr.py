@@ -104,7 +104,7 @@ def test_the_learning_rate_warms_up_again_after_each_change():
 
 def test_random_bases_are_orthonormal_of_the_ranks_of_the_singular_ones(forked, tmp_path):
     trunk = trunk_of(forked)
-    state = jax.device_get(run.train(alone("random"), tmp_path, until=4, trunk=trunk))
+    state = jax.device_get(run.train(alone("random", fork_at=4), tmp_path, until=4, trunk=trunk))
     before = weights(arrays(forked / "trunk", 4))
     for name, basis in state.bases.items():
         assert basis.u.shape[1] == logged(forked / "OIALR", "low_rank")[4]["ranks"][name]
@@ -141,7 +141,7 @@ def test_control_all_trains_both_bases_too(forked):
 
 def test_galore_moves_kernels_at_low_rank_from_the_fork_on(forked, tmp_path):
     trunk = trunk_of(forked)
-    state = jax.device_get(run.train(alone("galore"), tmp_path, until=5, trunk=trunk))
+    state = jax.device_get(run.train(alone("galore", fork_at=4), tmp_path, until=5, trunk=trunk))
     before = weights(arrays(forked / "trunk", 4))
     for name in KERNELS:
         assert np.linalg.matrix_rank(leaf(state._asdict(), name) - before[name], tol=1e-5) == 4
@@ -178,6 +178,26 @@ def test_a_fork_that_ended_before_it_saved_forks_again(forked, tmp_path, monkeyp
     monkeypatch.undo()
     run.train(config, tmp_path, trunk=trunk)
     assert rows(tmp_path) == rows(forked / "all")
+
+
+def test_an_arm_of_another_learning_rate_begins_anew(forked, tmp_path):
+    config = alone("OIALR", fork_at=4, optimizer__lr=1e-3)
+    run.train(config, tmp_path, until=1, trunk=trunk_of(forked))
+    assert status(tmp_path)["step"] == 1
+    assert programs(tmp_path) == [0]
+
+
+def test_an_arm_of_other_kernels_forks_and_measures_its_own(forked, tmp_path):
+    rules = (("hidden_.*/kernel", "low_rank"), (".*", "dense"))
+    config = alone("OIALR", fork_at=4, oialr__rules=rules)
+    run.train(config, tmp_path, until=6, trunk=trunk_of(forked))
+    found = logged(tmp_path, "basis_stability")
+    assert found[4] == logged(forked / "OIALR", "basis_stability")[4]
+    assert found[6].keys() == {"hidden_0/kernel", "hidden_1/kernel"}
+    for name, value in found[6].items():  # The head is at full rank here.
+        assert value == pytest.approx(
+            logged(forked / "OIALR", "basis_stability")[6][name], abs=1e-2
+        )
 
 
 def test_each_seed_has_its_trunk_its_folder_and_its_row(tmp_path, monkeypatch, capsys):

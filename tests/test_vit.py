@@ -47,9 +47,10 @@ def norm(p, x):
 def attention(p, x, heads):
     """softmax(q k' / sqrt(size)) v of each head by itself, for one example [L, D]."""
     size = x.shape[-1] // heads
+    parts = np.split(linear(p["qkv"], x), 3, axis=1)
     mixed = []
     for h in range(heads):
-        q, k, v = (linear(p[n], x)[:, h * size : (h + 1) * size] for n in ("query", "key", "value"))
+        q, k, v = (part[:, h * size : (h + 1) * size] for part in parts)
         weights = np.exp(q @ k.T / math.sqrt(size))
         mixed.append(weights / weights.sum(axis=1, keepdims=True) @ v)
     return linear(p["out"], np.concatenate(mixed, axis=1))
@@ -93,8 +94,8 @@ def test_the_size_of_the_published_comparison():
     )
     state = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     assert sum(math.prod(x.shape) for x in jax.tree.leaves(state)) == 42_684_682
-    assert state["block_5"]["attention"]["query"]["kernel"].shape == (768, 768)
-    assert "bias" not in state["block_5"]["attention"]["query"]
+    assert state["block_5"]["attention"]["qkv"]["kernel"].shape == (768, 2304)
+    assert "bias" not in state["block_5"]["attention"]["qkv"]
     assert state["block_5"]["mlp_in"]["kernel"].shape == (768, 3072)
 
 
@@ -110,7 +111,7 @@ def test_sizes_that_do_not_divide_are_refused(options, words):
 def vit_run(**overrides):
     config = quickstart.get_config()
     config.model = {"name": "vit", **SMALL, "patch": 14, "dropout": 0.5}
-    config.constraint.rules = ((r".*/attention/query/kernel", "orthogonal"), (".*", "free"))
+    config.constraint.rules = ((r".*/attention/qkv/kernel", "orthogonal"), (".*", "free"))
     fields = {name: x for name, x in TINY.items() if not name.startswith("model.")}
     config.arms = fields.pop("arms")
     config.update_from_flattened_dict(fields | overrides)

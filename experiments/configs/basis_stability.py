@@ -1,5 +1,5 @@
 """Do singular bases stabilize, or do steps get smaller? Dense training, cosine against constant
-learning rate; the stability of the bases (arXiv:2401.08505) between states 52 steps apart.
+learning rate; the stability of the bases (arXiv:2401.08505) between states 39 steps apart.
 
   python scripts/prepare_data.py --dataset=mnist
   python experiments/run.py --config=experiments/configs/basis_stability.py
@@ -7,17 +7,18 @@ learning rate; the stability of the bases (arXiv:2401.08505) between states 52 s
 Any model: --config.model.name=..., or the same section `oialr` in another configuration.
 """
 
-from experiments.configs import oialr_mnist_cnn
+from experiments.configs import oialr_arms
 
 
 def get_config():
-    c = oialr_mnist_cnn.get_config()
+    c = oialr_arms.base()
     c.fork_at = 0
     c.seeds = ()
     c.oialr.face = "none"
+    c.oialr.stability_every = 39
     c.arms = {
         "cosine": {},
         "constant": {"optimizer": {"schedule": "constant"}},
-        "constant, a third": {"optimizer": {"schedule": "constant", "lr": 2e-3 / 3}},
+        "constant, a tenth": {"optimizer": {"schedule": "constant", "lr": 1e-4}},
     }
     return c

@@ -1,5 +1,5 @@
 """OIALR and the learning rate: cosine, warm restarts and constant, delays from 0 to 2/3 of the
-steps, on the CNN of oialr_mnist_cnn.
+steps; the MLP of oialr_arms.
 
   python scripts/prepare_data.py --dataset=mnist
   python experiments/run.py --config=experiments/configs/oialr_learning_rate.py
@@ -9,21 +9,21 @@ from experiments.configs import oialr_arms
 
 SCHEDULES = {
     "cosine": {},
-    # A cycle a change of bases.
-    "restarts": {"optimizer": {"schedule": "warm_restarts", "period": 78}},
+    # A cycle every second change of bases.
+    "restarts": {"optimizer": {"schedule": "warm_restarts", "period": 312}},
     "constant": {"optimizer": {"schedule": "constant"}},
 }
 
 
 def get_config():
-    c = oialr_arms.get_config()
-    c.fork_at = 0  # The trunks differ.
-    c.seeds = (0,)
-    c.oialr.update({"rank_rule": "budget", "rank_value": oialr_arms.BUDGET})
+    c = oialr_arms.base()
+    c.fork_at = 0  # The beginnings differ.
+    c.oialr.update(oialr_arms.BUDGET)
     delays = {"0": 0.0, "1/6": 1 / 6, "1/3": 1 / 3, "2/3": 2 / 3}
     c.arms = {
         f"{name}, delay {part}": schedule | {"oialr": {"delay": delay}}
         for name, schedule in SCHEDULES.items()
         for part, delay in delays.items()
     }
+    c.arms.update({f"{n}, dense": s | {"oialr": {"face": "none"}} for n, s in SCHEDULES.items()})
     return c

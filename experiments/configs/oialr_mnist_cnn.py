@@ -12,13 +12,13 @@ def get_config():
     c = ConfigDict()
     c.seed = 0
     c.seeds = (0, 1, 2)
-    c.steps = 1872  # 4 epochs of 468 batches
-    c.fork_at = 624
+    c.steps = 936  # 2 epochs of 468 batches
+    c.fork_at = 312
     c.batch_size = 128
     c.eval_batch_size = 1000
     c.log_every = 26
-    c.eval_every = 208
-    c.checkpoint_every = 624
+    c.eval_every = 156
+    c.checkpoint_every = 312
     c.checkpoints_kept = 2
     c.patience = 0
     c.label_smoothing = 0.0
@@ -48,19 +48,19 @@ def get_config():
     c.oialr = {
         "face": "factored",
         "delay": 1 / 3,
-        "every": 156,
-        "rank_rule": "cutoff",
-        "rank_value": 0.2,
+        "every": 78,
+        "rank_rule": "budget",
+        "rank_value": 0.14,
         "rewarm": 0,
         # All convolutions but the first, whose input has one channel, and the dense layer.
         "rules": (("conv_0/kernel|head/.*", "dense"), (".*kernel", "low_rank"), (".*", "dense")),
         "keep_first": False,
         "keep_last": False,
         "open": 1.0,
-        "max_drop": 1.0,
+        "max_drop": 0.5,
         "floor": 0.0,
         "grow": 0,
-        "stability_every": 52,
+        "stability_every": 26,
         "control": "none",
     }
     c.arms = {"dense": {"oialr": {"face": "none"}}, "OIALR": {}}

@@ -6,16 +6,15 @@ from flax import nnx
 
 
 class Attention(nnx.Module):
-    """Self-attention of x [B, L, width] with square kernels, for all `heads` in one.
+    """Self-attention of x [B, L, width].
 
-    `query`, `key` and `value` [width, width] have a bias with `qkv_bias` only, `out` has one.
+    One kernel `qkv` [width, 3 * width] for queries, keys and values of all `heads`, in this order,
+    with a bias if `qkv_bias`; `out` [width, width] has one.
     """
 
     def __init__(self, width, heads, qkv_bias, dropout, rngs):
         self.heads = heads
-        self.query = nnx.Linear(width, width, use_bias=qkv_bias, rngs=rngs)
-        self.key = nnx.Linear(width, width, use_bias=qkv_bias, rngs=rngs)
-        self.value = nnx.Linear(width, width, use_bias=qkv_bias, rngs=rngs)
+        self.qkv = nnx.Linear(width, 3 * width, use_bias=qkv_bias, rngs=rngs)
         self.out = nnx.Linear(width, width, rngs=rngs)
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
 
@@ -23,9 +22,7 @@ class Attention(nnx.Module):
         def split(x):  # [B, L, heads * size] -> [B, L, heads, size]
             return x.reshape(*x.shape[:-1], self.heads, -1)
 
-        mixed = jax.nn.dot_product_attention(
-            split(self.query(x)), split(self.key(x)), split(self.value(x))
-        )
+        mixed = jax.nn.dot_product_attention(*map(split, jnp.split(self.qkv(x), 3, axis=-1)))
         return self.dropout(self.out(mixed.reshape(x.shape)))
 
 
@@ -50,8 +47,8 @@ class ViT(nnx.Module):
     """Patches of an image as tokens, behind a class token that is read after `depth` blocks.
 
     `patch_embed/kernel` [patch, patch, C, width]; the learned `class_token` [1, 1, width] and
-    `positions` [1, 1 + patches, width]; in `block_<i>`, from 0, the kernels of
-    `attention/{query,key,value,out}` [width, width], of `mlp_in` [width, hidden] and `mlp_out`
+    `positions` [1, 1 + patches, width]; in `block_<i>`, from 0, the kernels of `attention/qkv`
+    [width, 3 * width], `attention/out` [width, width], `mlp_in` [width, hidden] and `mlp_out`
     [hidden, width]; `norm`; `head/kernel` [width, num_classes]. Dropout is after the positions, the
     attention and both layers of the MLP.
 
