@@ -233,6 +233,10 @@ def arms(config):
     """
     chosen = {}
     for name, overrides in (config.arms.to_dict() or {"": {}}).items():
+        if "/" in name or name == "trunk":
+            raise ConfigurationError(
+                f"arms.{name}: an arm is a folder in the workdir beside trunk; call it otherwise."
+            )
         arm = config.copy_and_resolve_references()
         arm.arms = ConfigDict()
         for key, value in flatten(overrides).items():

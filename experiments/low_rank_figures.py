@@ -41,8 +41,8 @@ def stability(runs):
         lower.plot(*curve(rows, "learning_rate"), color=color, lw=1.2)
     between = np.diff(steps)[0] if len(steps) > 1 else steps[0]
     upper.set(
-        title=f"Stability of the singular bases between states {between} steps apart: "
-        "mean and range over kernels"
+        title=f"Stability of the singular bases, states {between} steps apart",
+        ylabel="mean and range over kernels",
     )
     lower.set(ylabel="learning rate", xlabel="step")
     _mark(upper, shown)
@@ -87,9 +87,11 @@ def frontier(rows, directory) -> list[Path]:
         figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.2), sharey=True)
         arms = list(dict.fromkeys(row["arm"] for row in rows))
         markers = "os^Dv<>pP*Xhd"
+        means = {}
         for i, arm in enumerate(arms):
             own = [row for row in rows if row["arm"] == arm]
             y, dy = results.spread([row[measure] for row in own])
+            means[arm] = y
             for axes, x in (
                 (panels[0], [row["stored"] for row in own]),
                 (panels[1], [row["train_flops"] / most for row in own]),
@@ -114,9 +116,22 @@ def frontier(rows, directory) -> list[Path]:
             axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         if measure == "test_accuracy":
             panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
+            off = _zoom(panels[0], {arm: means[arm] for arm in arms})
+            if off:
+                panels[1].set_title("below: " + ", ".join(off), fontsize=8)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, frameon=False, loc="outside right center")
         path = Path(directory) / "frontier.png"
         figure.savefig(path)
         plt.close(figure)
     return [path]
+
+
+def _zoom(axes, means):
+    """Limits the axis to where most arms are; returns what falls below, as text."""
+    best, middle = max(means.values()), float(np.median(list(means.values())))
+    lowest = best - max(0.01, 4 * (best - middle))
+    kept = [mean for mean in means.values() if mean >= lowest]
+    margin = 0.1 * (best - min(kept)) + 1e-3
+    axes.set_ylim(min(kept) - margin, best + margin)
+    return [f"{arm} {mean:.0%}" for arm, mean in means.items() if mean < lowest]

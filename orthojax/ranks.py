@@ -58,7 +58,11 @@ def relative(cutoff: float) -> Rule:
 
 
 def energy(kept: float) -> Rule:
-    """Keeps the fewest singular values that hold the part `kept` of sum s^2. `kept` in (0, 1]."""
+    """Keeps the fewest singular values that hold the part `kept` of sum s^2. `kept` in (0, 1].
+
+    Of what is left at the time: every change drops 1 - `kept` again, so stay near 1 where there
+    are many.
+    """
     if isinstance(kept, int | float) and not 0 < kept <= 1:
         raise ValueError(f"`kept` is a part of the sum of squares and lies in (0, 1], got {kept}.")
 
@@ -83,7 +87,11 @@ def fixed(part: float) -> Rule:
 
 def stable_rank(scale: float = 1.0) -> Rule:
     """Keeps `scale` times the stable rank, sum s^2 / max s^2, rounded up: the rank rule of
-    Cuttlefish (Wang et al. 2023, arXiv:2305.02538) without its correction by the rank at start."""
+    Cuttlefish (Wang et al. 2023, arXiv:2305.02538) without its correction by the rank at start.
+
+    Of what is left at the time, which is less than that rank unless all singular values are equal:
+    with `scale` 1 every change lowers the rank again.
+    """
     if isinstance(scale, int | float) and not scale > 0:
         raise ValueError(f"`scale` is positive, got {scale}.")
 

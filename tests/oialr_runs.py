@@ -4,7 +4,7 @@ import json
 
 import jax
 import numpy as np
-from runs import LOW_RANK, experiment
+from runs import LOW_RANK, experiment, rows
 
 from experiments import configuration, data, metrics
 from experiments.beginning import Trunk
@@ -50,6 +50,13 @@ def trunk_of(forked):
 
 def logged(folder, name):
     return {r["step"]: r[name] for r in metrics.read(folder / "metrics.jsonl")[1] if name in r}
+
+
+def written(folder):
+    """The configuration and all rows as they were written. But for the revision, which may change
+    between the run of `forked` and a later one."""
+    header, *measured = rows(folder)
+    return [json.loads(header)["config"], *measured]
 
 
 def programs(folder):

@@ -169,7 +169,7 @@ def test_a_run_that_diverges_late_keeps_its_last_finite_checkpoint(tmp_path, mon
     monkeypatch.setattr(
         training,
         "make_schedule",
-        lambda config: lambda step: jnp.where(step == 7, jnp.inf, schedule(config)(step)),
+        lambda *args: lambda step: jnp.where(step == 7, jnp.inf, schedule(*args)(step)),
     )
     with pytest.raises(metrics.Diverged) as error:
         run.train(tiny(), tmp_path)

@@ -40,7 +40,7 @@ def get_config():
         "dense": {"oialr": {"face": "none"}},
         # The standard baseline: train dense, truncate at the end, perhaps train on.
         "truncated at the end": {"oialr": BUDGET | {"delay": 1.0}},
-        "truncated at 5/6": {"oialr": BUDGET | {"delay": 5 / 6, "every": 0}},
+        "truncated late": {"oialr": BUDGET | {"delay": 5 / 6, "every": 0}},
         "OIALR, cutoff": {},
         "OIALR, budget": {"oialr": BUDGET},
         "no basis update": {"oialr": BUDGET | {"every": 0}},

@@ -19,7 +19,7 @@ def get_config():
     c = oialr_arms.base()
     c.fork_at = 0  # The beginnings differ.
     c.oialr.update(oialr_arms.BUDGET)
-    delays = {"0": 0.0, "1/6": 1 / 6, "1/3": 1 / 3, "2/3": 2 / 3}
+    delays = {"none": 0.0, "a sixth": 1 / 6, "a third": 1 / 3, "two thirds": 2 / 3}
     c.arms = {
         f"{name}, delay {part}": schedule | {"oialr": {"delay": delay}}
         for name, schedule in SCHEDULES.items()

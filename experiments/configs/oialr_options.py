@@ -12,9 +12,9 @@ def get_config():
     c = oialr_arms.base()
     c.arms = {
         "cutoff": {},
-        "fixed part": {"oialr": {"rank_rule": "fixed", "rank_value": 0.08}},
-        "energy": {"oialr": {"rank_rule": "energy", "rank_value": 0.5}},
-        "stable rank": {"oialr": {"rank_rule": "stable_rank", "rank_value": 1.0}},
+        "fixed part": {"oialr": {"rank_rule": "fixed", "rank_value": 0.05}},
+        "energy": {"oialr": {"rank_rule": "energy", "rank_value": 0.8}},
+        "stable rank": {"oialr": {"rank_rule": "stable_rank", "rank_value": 2.0}},
         "budget": {"oialr": BUDGET},
         "budget, max_drop": {"oialr": BUDGET | {"max_drop": 0.5}},
         "budget, open": {"oialr": BUDGET | {"open": 0.25}},
