@@ -229,7 +229,7 @@ def arms(config):
     """Returns {name: configuration}, one for each arm; {"": configuration} if there are none.
 
     `config.arms` is {name: overrides}, e.g. {"orthogonal": {}, "free": {"constraint": {"map":
-    "none"}}}; keys may be dotted too. An arm is `config` with its overrides, and has no arms.
+    "none"}}}. An arm is `config` with its overrides, and has no arms.
     """
     chosen = {}
     for name, overrides in (config.arms.to_dict() or {"": {}}).items():

@@ -51,8 +51,9 @@ class OIALR:
       cutoff: singular values below `cutoff` times the largest go; in [0, 1). Not used with `rank`.
       steps: updates of the whole run; needed for a `delay` that is a fraction.
       rules: (pattern, "low_rank" | "dense" | MatrixAxes) over parameter paths, first match wins, or
-        one MatrixAxes for all; None: every kernel with known axes (`matrices.default_axes`) of
-        which the short side is more than a tenth of the long one, as in the paper; no embeddings.
+        one MatrixAxes for all; None: all leaves with the axes of a Flax kernel
+        (`matrices.default_axes`; an error for other 3-D kernels) of which the short side is more
+        than a tenth of the long one, as in the paper; no embeddings, biases, scales.
       order: paths of the kernels from first to last layer, as `call_order` finds them; for the
         three options below.
       keep_first, keep_last: leave the first or last of the chosen kernels dense (the paper keeps

@@ -28,7 +28,9 @@ def base():
     }
     c.optimizer.lr = 1e-3
     c.optimizer.weight_decay = 0.1
-    c.oialr.update({"every": 156, "rank_rule": "cutoff", "rank_value": 0.3, "max_drop": 1.0})
+    c.oialr.update(
+        {"delay": 1 / 3, "every": 156, "rank_rule": "cutoff", "rank_value": 0.3, "max_drop": 1.0}
+    )
     c.oialr.rules = ((r"(embed|hidden_\d+)/kernel", "low_rank"), (".*", "dense"))
     c.oialr.stability_every = 0
     return c
