@@ -11,10 +11,9 @@ def get_config():
     c = oialr_ettm2.get_config()
     c.data.name = "etth1"
     c.steps = 1032  # 4 epochs of 258 batches
-    c.fork_at = 172
+    c.fork_at = 129
     c.log_every = 43
-    c.eval_every = 86
-    c.checkpoint_every = 172
-    c.oialr.every = 86
-    c.oialr.stability_every = 86
+    c.eval_every = 43
+    c.checkpoint_every = 258
+    c.oialr.update({"delay": 1 / 8, "every": 86})
     return c
