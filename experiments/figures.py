@@ -70,6 +70,7 @@ def _learning(rows):
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_locator(NullLocator())
         label_ends(axes)
+        low_rank_figures.mark(axes, rows)
     kinds = [
         Line2D([], [], color="#555555", ls="-", label="test"),
         Line2D([], [], color="#555555", ls="--", lw=1.2, alpha=0.6, label="train"),

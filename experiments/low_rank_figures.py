@@ -16,7 +16,7 @@ def transition(rows):
     return next((row["step"] for row in rows if "low_rank" in row), None)
 
 
-def _mark(axes, shown):
+def mark(axes, shown):
     """A dotted line where the kernels of an arm became factors."""
     for (_, rows), color in zip(shown.items(), itertools.cycle(COLORS), strict=False):
         step = transition(rows)
@@ -41,11 +41,11 @@ def stability(runs):
         lower.plot(*curve(rows, "learning_rate"), color=color, lw=1.2)
     between = np.diff(steps)[0] if len(steps) > 1 else steps[0]
     upper.set(
-        title=f"Stability of the singular bases, states {between} steps apart",
+        title=f"Stability of the singular bases, states {between:g} steps apart",
         ylabel="mean and range over kernels",
     )
     lower.set(ylabel="learning rate", xlabel="step")
-    _mark(upper, shown)
+    mark(upper, shown)
     label_ends(upper)
     return figure
 

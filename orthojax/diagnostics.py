@@ -82,17 +82,17 @@ def singular_basis(kernel: jax.Array, axes: MatrixAxes | None = None) -> jax.Arr
 
 
 def similarity(before: jax.Array, after: jax.Array) -> jax.Array:
-    """<A, B> / (|A| |B|) of two bases [*batch, n, p] from `singular_basis`, the smallest of a
-    batch."""
+    """<A, B> / min(|A|^2, |B|^2) of two bases [*batch, n, p] from `singular_basis`, the smallest of
+    a batch."""
     product = jnp.sum(before * after, axis=(-2, -1))
-    return jnp.min(product / (frobenius(before) * frobenius(after)))
+    return jnp.min(product / jnp.minimum(frobenius(before), frobenius(after)) ** 2)
 
 
 def basis_stability(
     before: jax.Array, after: jax.Array, axes: MatrixAxes | None = None
 ) -> jax.Array:
-    """tr((U1 V1')' U2 V2') / sqrt(r1 r2) for SVDs U S V' of ranks r1, r2 of two states of one
-    kernel: 1 where its basis U V' has not moved.
+    """tr((U1 V1')' U2 V2') / min(r1, r2) for SVDs U S V' of ranks r1, r2 of two states of one
+    kernel: 1 where its basis U V' has not moved, though columns may have been dropped.
 
     The Stability of OIALR (Coquelin et al. 2024, arXiv:2401.08505), there the mean cosine
     similarity of the columns of U V', which at full rank is the same. About 0 for unrelated
