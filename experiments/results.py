@@ -84,11 +84,17 @@ def spread(values) -> tuple[float, float]:
 
 
 def table(rows: list[dict]) -> str:
-    """The rows as text, an arm a line: means over its seeds, and deviations of test measures."""
+    """The rows as text, an arm a line: means over its seeds, and deviations of test measures.
+
+    Sizes are left out where all are dense.
+    """
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     shown = [n for row in rows for n in row if n.startswith("test_")]
     shown = [*dict.fromkeys(shown), *SIZES, "step_flops", "seconds_per_step", "memory_mb"]
-    shown = [name for name in shown if any(name in row for row in rows)]
+    dense = all(row.get(name, 1.0) == 1.0 for row in rows for name in SIZES)
+    shown = [
+        name for name in shown if any(name in row for row in rows) and not (dense and name in SIZES)
+    ]
     lines = [["arm", *shown]]
     for arm in arms:
         line = [arm or "-"]
