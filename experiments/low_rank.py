@@ -116,7 +116,7 @@ def make_method(config, order=()) -> orthojax.OIALR | None:
 
 
 def make_optimizer(config, method, schedule, inner):
-    """Returns the optimizer of the run for `inner`: learning rate -> Optax optimizer."""
+    """Returns the optimizer of the run, made from `inner`, whose learning rate is `schedule`."""
     if control(config) == "galore":
         c = config.optimizer
         return optax.contrib.galore(
@@ -126,29 +126,31 @@ def make_optimizer(config, method, schedule, inner):
             base_optimizer=optax.scale_by_adam(c.b1, c.b2),
             weight_decay=c.weight_decay,
         )
-    if method is None:
-        return inner(schedule)
     if face(config) == "latent":
         options = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
-        return orthojax.oialr(inner(schedule), **options)
-    return inner(schedule)
+        return orthojax.oialr(inner, **options)
+    return inner
 
 
 # Where control "all" keeps U and V among the params.
 TRAINED = "trained_bases"
 
 
+def _apart(params, bases):
+    """Params without U and V, and the bases with them, where they are trained."""
+    if TRAINED not in params:
+        return params, bases
+    bases = {n: dataclasses.replace(b, **params[TRAINED][n]) for n, b in bases.items()}
+    return {key: value for key, value in params.items() if key != TRAINED}, bases
+
+
 def bound(params, bases):
-    """`orthojax.bind`, also where U and V are among the params."""
+    """`orthojax.bind`, also where U and V are among the params, and get gradients."""
     if TRAINED not in params:
         return orthojax.bind(params, bases)
-    params = dict(params)
-    factors = params.pop(TRAINED)
+    params, bases = _apart(params, bases)
     cores = matrices.named(params)
-    kernels = {
-        name: orthojax.Factored(dataclasses.replace(bases[name], **factors[name]), cores[name])
-        for name in factors
-    }
+    kernels = {name: orthojax.Factored(basis, cores[name]) for name, basis in bases.items()}
     return matrices.replaced(params, kernels)
 
 
@@ -165,10 +167,7 @@ def masked(config, grads, bases):
 
 def dense(params, bases):
     """The params of the dense model."""
-    if TRAINED in params:
-        bases = {n: dataclasses.replace(b, **params[TRAINED][n]) for n, b in bases.items()}
-        params = {key: value for key, value in params.items() if key != TRAINED}
-    return orthojax.materialize(params, bases)
+    return orthojax.materialize(*_apart(params, bases))
 
 
 def change(config, method, optimizer, step, state, grads=None):
@@ -240,13 +239,13 @@ def abstract(config, method, optimizer, state, columns):
 def report(config, state) -> dict:
     """What is logged at each change: trainable, stored, served and FLOPs as parts of dense, and
     the ranks."""
-    params = {key: value for key, value in state.params.items() if key != TRAINED}
-    sizes = orthojax.size_report(params, state.bases)
+    params, bases = _apart(state.params, state.bases)
+    sizes = orthojax.size_report(params, bases)
     if TRAINED in state.params:
         sizes["trainable"] = sizes["stored"]  # U, V and S.
     if control(config) == "diagonal":
         rest = sum(np.sum(np.square(r) - r).item() for r in sizes["ranks"].values())
-        kernels = jax.eval_shape(orthojax.materialize, params, state.bases)
+        kernels = jax.eval_shape(orthojax.materialize, params, bases)
         sizes["trainable"] -= rest / sum(leaf.size for leaf in jax.tree.leaves(kernels))
     several = {
         name: r if isinstance(r, int) else [np.min(r).item(), np.max(r).item()]

@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 from experiments import metrics
+from experiments.tasks import FORMATS
 
-FORMATS = {"accuracy": ".2%", "mae": ".4f", "loss": ".4f"}
 SIZES = ("trainable", "stored", "served")
 
 

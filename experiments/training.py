@@ -101,7 +101,7 @@ def make_optimizer(config, method=None) -> optax.GradientTransformationExtraArgs
     for the OIALR `method`."""
     c, constraint, schedule = config.optimizer, config.constraint, make_schedule(config, method)
 
-    def inner(weight_decay, schedule=schedule):
+    def inner(weight_decay):
         match c.name:
             case "sgd":
                 return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule))
@@ -114,9 +114,7 @@ def make_optimizer(config, method=None) -> optax.GradientTransformationExtraArgs
                 return optax.adamw(schedule, c.b1, c.b2, weight_decay=weight_decay)
 
     if low_rank.face(config) != "none":
-        optimizer = low_rank.make_optimizer(
-            config, method, schedule, lambda schedule: inner(c.weight_decay, schedule)
-        )
+        optimizer = low_rank.make_optimizer(config, method, schedule, inner(c.weight_decay))
     elif constraint.map == "none":
         optimizer = inner(c.weight_decay)
     else:

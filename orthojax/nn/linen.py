@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from orthojax.factored import is_factored
-from orthojax.nn.low_rank import plus, rows_of, to_the_end
+from orthojax.nn.low_rank import after_left, plus, rows_of, to_the_end
 
 
 def linen_low_rank():
@@ -57,11 +57,8 @@ def _linear(module, kernel, x, bias):
 
 
 def _conv(module, kernel, x, bias):
-    left, core, right = kernel.sides()
+    left, _, _ = kernel.sides()
     arrays = {"kernel": left.reshape(*kernel.inputs, -1)}
     first = module.clone(parent=None, features=left.shape[-1], use_bias=False)
     y = first.apply({"params": arrays}, x)
-    for factor in right.mT if core is None else core, None if core is None else right.mT:
-        if factor is not None:
-            y = jnp.matmul(y, factor.astype(y.dtype), precision=module.precision)
-    return plus(y, bias)
+    return after_left(y, kernel, bias, y.dtype, module.precision)

@@ -33,6 +33,15 @@ def plus(y: jax.Array, bias: jax.Array | None) -> jax.Array:
     return y + jnp.expand_dims(bias.astype(y.dtype), range(y.ndim - bias.ndim))
 
 
+def after_left(y: jax.Array, kernel: Factored, bias, dtype, precision) -> jax.Array:
+    """The rest of a convolution whose first factor has been applied: core and right one, as 1x1
+    convolutions, and the bias."""
+    _, core, right = kernel.sides()
+    if core is not None:
+        y = jnp.matmul(y, core.astype(dtype), precision=precision)
+    return plus(jnp.matmul(y, right.mT.astype(dtype), precision=precision), bias)
+
+
 class FrozenBasis(nnx.Variable):
     """The `Basis` of a kernel: no `nnx.Param`, so that no optimizer sees it."""
 
@@ -77,14 +86,11 @@ class LowRank(nnx.Module):
         return plus(kernel.apply(x, dtype, layer.precision), bias)
 
     def _conv(self, layer, kernel, x, bias):
-        left, core, right = kernel.sides()
+        left, _, _ = kernel.sides()
         dtype = layer.dtype or jnp.result_type(x, left)
         layer.kernel.set_value(left.reshape(*kernel.inputs, -1))
         layer.bias, layer.use_bias = nnx.data(None), False
-        y = layer(x)
-        if core is not None:
-            y = jnp.matmul(y, core.astype(dtype), precision=layer.precision)
-        return plus(jnp.matmul(y, right.mT.astype(dtype), precision=layer.precision), bias)
+        return after_left(layer(x), kernel, bias, dtype, layer.precision)
 
 
 def low_rank(model: nnx.Module) -> nnx.Module:
