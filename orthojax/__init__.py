@@ -1,6 +1,14 @@
 """Orthogonal, Stiefel and low-rank weights as Optax gradient transformations."""
 
-from orthojax import diagnostics, initializers, matrices, ranks
+from orthojax import (
+    diagnostics,
+    initializers,
+    kernel_shaping,
+    matrices,
+    normalization,
+    ranks,
+    shaping,
+)
 from orthojax.bases import Basis
 from orthojax.diagnostics import orthogonality_error
 from orthojax.factored import (

@@ -61,3 +61,92 @@ def test_log_norms_neither_overflow_nor_vanish():
     assert norms["first/kernel"] == pytest.approx(np.log(2e30), rel=1e-6)
     assert norms["last/kernel"] == pytest.approx(np.log(2e-30), rel=1e-6)
     assert norms["none/kernel"] == -np.inf
+
+
+def test_the_log_norm_of_each_stacked_kernel(x64):
+    g = gaussian(0, (3, 4, 5))
+    expected = np.log(np.linalg.norm(g, axis=(1, 2)))
+    of_each = jax.jit(lambda g: diagnostics.log_norm(g, axis=(-2, -1)))
+    np.testing.assert_allclose(of_each(g), expected)
+    np.testing.assert_allclose(diagnostics.log_norm(g), np.log(np.linalg.norm(g)))
+    big = g.astype(np.float32) * np.float32(1e30)
+    np.testing.assert_allclose(of_each(big), expected + 30 * np.log(10), rtol=1e-6)
+
+
+def test_the_rate_of_explosion_is_the_slope_over_the_gap(x64):
+    layers = np.arange(40.0)
+    falling = np.stack([-0.1 * layers, 0.3 * layers])
+    rate = diagnostics.rate_of_explosion(falling)
+    assert rate.shape == (2, 36)
+    np.testing.assert_allclose(rate, np.broadcast_to([[0.1], [-0.3]], rate.shape))
+    noisy = gaussian(0, 9)
+    np.testing.assert_allclose(diagnostics.rate_of_explosion(noisy, 3), (noisy[:6] - noisy[3:]) / 3)
+    for gap in (0, 9):
+        with pytest.raises(ValueError, match="`gap` is at least 1 and less than the 9 layers"):
+            diagnostics.rate_of_explosion(noisy, gap)
+
+
+def test_the_isometry_is_a_ratio_of_means():
+    # Singular values 1 and 3: eigenvalues 1 and 9.
+    x = np.diag([1.0, 3.0]).astype(np.float32) @ orthonormal(0, (4, 2), np.float32).T
+    assert diagnostics.isometry(x) == pytest.approx(3 / 5, rel=1e-5)
+
+
+def test_the_gram_rank_depends_on_the_precision():
+    # Singular values of X down to 1e-4: their squares to 1e-8, below n eps of float32 only.
+    s = np.concatenate([np.ones(30), np.full(10, 1e-4), np.zeros(10)])
+    x = ((orthonormal(0, (50, 50)) * s) @ orthonormal(1, (60, 50)).T).astype(np.float32)
+    assert diagnostics.gram_rank(x) == jax.jit(diagnostics.gram_rank)(x) == 30
+    exact = x.astype(np.float64)
+    expected = np.linalg.matrix_rank(exact @ exact.T)
+    assert diagnostics.gram_rank(x, jnp.float64) == expected == 40
+    both = diagnostics.gram_rank(np.stack([x, np.eye(50, 60, dtype=np.float32)]), np.float64)
+    np.testing.assert_array_equal(both, [40, 50])
+    with jax.enable_x64(True):
+        traced = jax.jit(diagnostics.gram_rank)((orthonormal(0, (50, 50)) * s) @ np.eye(50, 60))
+    assert traced == 40
+    with pytest.raises(ValueError, match="call `gram_rank` outside `jit`"):
+        jax.jit(lambda x: diagnostics.gram_rank(x, jnp.float64))(x)
+
+
+def test_the_mean_correlation_is_that_of_all_pairs(x64):
+    x = gaussian(0, (2, 5, 7)) + 1
+    unit = x / np.linalg.norm(x, axis=-1, keepdims=True)
+    cosines = (unit @ unit.mT)[:, ~np.eye(5, dtype=bool)]
+    mean_correlation = jax.jit(diagnostics.mean_correlation)
+    np.testing.assert_allclose(mean_correlation(x), cosines.mean(-1))
+    small = (1e-30 * x).astype(np.float32)
+    np.testing.assert_allclose(mean_correlation(small), cosines.mean(-1), rtol=1e-5)
+    x[0, 0] = 0  # 12 of 20 pairs are left.
+    expected = cosines[0].reshape(5, 4)[1:, 1:].sum() / 20
+    np.testing.assert_allclose(mean_correlation(x)[0], expected)
+    with pytest.raises(ValueError, match="two rows"):
+        diagnostics.mean_correlation(x[0, :1])
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5)])
+def test_the_jacobian_spectrum(x64, shape):
+    w, x = gaussian(0, shape), gaussian(1, shape[1])
+    jacobian = np.cos(w @ x)[:, None] * w
+    spectrum = jax.jit(lambda x: diagnostics.jacobian_spectrum(lambda x: jnp.sin(w @ x), x))(x)
+    np.testing.assert_allclose(spectrum, np.linalg.svd(jacobian, compute_uv=False))
+    with pytest.raises(ValueError, match=r"`x` is one example \[n\], got the shape \(2, 3\)"):
+        diagnostics.jacobian_spectrum(jnp.sin, np.ones((2, 3)))
+
+
+def test_subspace_isometry_sees_stretch_leak_and_the_rest(x64):
+    u, v = orthonormal(0, (6, 6)), orthonormal(1, (5, 5))
+    x, v_in, v_out = gaussian(2, 5), v[:, :2], u[:, :2]
+
+    def measure(stretch, leak, rest):
+        middle = np.zeros((6, 5))
+        middle[:2, :2] = orthonormal(3, (2, 2)) @ np.diag([1, stretch])
+        middle[3, 0] = leak
+        middle[2:5, 2:] = rest * orthonormal(4, (3, 3))
+        return diagnostics.subspace_isometry(lambda x: u @ (middle @ (v.T @ x)), x, v_in, v_out)
+
+    np.testing.assert_allclose(measure(1, 0, 0.5), (1, 1, 0, 1), atol=1e-12)
+    np.testing.assert_allclose(measure(0.25, 0, 3), (0.25, 1, 0, 3), atol=1e-12)
+    assert measure(1, 0.1, 0).leak == pytest.approx(0.1)
+    with pytest.raises(ValueError, match=r"have the shapes \[5, m\] and \[6, m\]"):
+        diagnostics.subspace_isometry(lambda x: u[:, :5] @ x, x, v_out, v_in)

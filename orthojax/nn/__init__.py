@@ -6,5 +6,6 @@ Linen.
 
 from orthojax.nn.linen import linen_low_rank
 from orthojax.nn.low_rank import FrozenBasis, LowRank, low_rank, refresh
+from orthojax.nn.stack import Repeat, Stack
 
-__all__ = ["FrozenBasis", "LowRank", "linen_low_rank", "low_rank", "refresh"]
+__all__ = ["FrozenBasis", "LowRank", "Repeat", "Stack", "linen_low_rank", "low_rank", "refresh"]
