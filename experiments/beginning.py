@@ -29,6 +29,7 @@ class Beginning(NamedTuple):
     model: training.Model
     method: Any  # `orthojax.OIALR` or None
     optimizer: Any
+    seeds: tuple = ()  # of models that are trained together; their states are stacked
 
     def state(self, checkpoints, trunk=None):
         """Returns the state, and the folder of the trunk whose steps it has just taken over, or
@@ -61,7 +62,8 @@ class Beginning(NamedTuple):
 
     def _new(self):
         bases = low_rank.singular_bases(self.config)
-        return training.init_state(self.model, self.optimizer, bases)
+        new = lambda seed: training.init_state(self.model, self.optimizer, seed, bases)
+        return jax.vmap(new)(jnp.asarray(self.seeds)) if self.seeds else new(self.config.seed)
 
     def _opt_state(self, trunk):
         """The state of the optimizer, from that in the state `trunk`."""

@@ -46,8 +46,18 @@ FIELDS = {
     "arms": ConfigDict,
 }
 
-# Fields that a configuration may leave out: runs from one trunk, runs of several seeds.
-OPTIONAL = {"fork_at": int, "seeds": tuple}
+# Fields that a configuration may leave out: runs from one trunk; runs of several seeds, and whether
+# they are trained together; the field that the figure of all arms is drawn against; the training
+# images by whose statistics the model is tested once more; measures of stacked layers.
+OPTIONAL = {
+    "fork_at": int,
+    "seeds": tuple,
+    "vmap_seeds": bool,
+    "against": str,
+    "population": int,
+    "profile.every": int,
+    "profile.kernels": str,
+}
 
 POSITIVE = (
     "steps",
@@ -173,11 +183,56 @@ def check(config):
         )
     if "oialr" in config:
         _check_oialr(config)
+    _check_optional(config)
     if not 0 <= config.get("fork_at", 0) < config.steps:
         raise ConfigurationError(
             f"fork_at={config.fork_at} is a step before steps={config.steps}, or 0 for no fork."
         )
     _check_rules("constraint.rules", config.constraint.rules, ["orthogonal", "free"])
+
+
+def _check_optional(config):
+    if config.get("vmap_seeds", False):
+        for field, value, needed in (
+            ("parallel", config.parallel, "jit"),
+            ("patience", config.patience, 0),
+            ("fork_at", config.get("fork_at", 0), 0),
+            ("oialr.face", low_rank.face(config), "none"),
+        ):
+            if value != needed:
+                raise ConfigurationError(
+                    f"vmap_seeds, which trains all seeds in one program, needs {field}={needed}, "
+                    f"got {value}."
+                )
+        if not config.get("seeds", ()):
+            raise ConfigurationError("vmap_seeds needs seeds, e.g. (0, 1, 2).")
+    if config.get("population", 0) < 0:
+        raise ConfigurationError(f"population must not be negative, got {config.population}.")
+    if "profile" in config:
+        if config.profile.every < 1:
+            raise ConfigurationError(f"profile.every must be positive, got {config.profile.every}.")
+        _check_rules("profile.kernels", [(config.profile.kernels, "free")], ["free"])
+    if against := config.get("against", ""):
+        check_name("against", against, list(flatten(config.to_dict())))
+
+
+def seeds(config):
+    """The seeds of an experiment; None is that of its configuration, in no folder of its own."""
+    chosen = config.get("seeds", ()) or (None,)
+    numbers = all(type(seed) is int and seed >= 0 for seed in chosen if seed is not None)
+    if not numbers or len(set(chosen)) < len(chosen):
+        raise ConfigurationError(f"seeds are different whole numbers from 0 on, got {chosen}.")
+    return chosen
+
+
+def with_seed(config, seed):
+    """Returns the configuration of the run of one seed: its own if `seed` is None."""
+    if seed is None:
+        return config
+    own = config.copy_and_resolve_references().unlock()
+    own.seed = seed
+    own.seeds = ()  # More seeds do not make another run of it.
+    return own.lock()
 
 
 def _check_oialr(config):
@@ -225,11 +280,13 @@ def _check_rules(field, rules, labels):
 # Arms, and the same run again.
 
 
-def arms(config):
+def arms(config, check=check):
     """Returns {name: configuration}, one for each arm; {"": configuration} if there are none.
+    `check` raises for an arm that cannot be right.
 
     `config.arms` is {name: overrides}, e.g. {"orthogonal": {}, "free": {"constraint": {"map":
-    "none"}}}. An arm is `config` with its overrides, and has no arms.
+    "none"}}}. An arm is `config` with its overrides, and has no arms. One of another `model.name`
+    gives all fields of its model.
     """
     chosen = {}
     for name, overrides in (config.arms.to_dict() or {"": {}}).items():
@@ -239,6 +296,9 @@ def arms(config):
             )
         arm = config.copy_and_resolve_references()
         arm.arms = ConfigDict()
+        name_of_model = overrides.get("model", {}).get("name")
+        if name_of_model and name_of_model != config.model.name:
+            arm.model = overrides["model"]  # Another model has other options.
         for key, value in flatten(overrides).items():
             check_name(f"arms.{name}", key, list(flatten(arm.to_dict())))
             try:

@@ -15,14 +15,14 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
-from experiments import low_rank_figures, metrics
+from experiments import depth_figures, low_rank_figures, metrics
 from experiments.drawing import COLORS, STYLE, average, curve, label_ends
 from experiments.tasks import TITLES
 
 
 def draw(runs, directory) -> list[Path]:
     """Draws learning.png into `directory`, and, where they were measured, orthogonality.png,
-    singular_values.png, stability.png and ranks.png.
+    singular_values.png, stability.png, ranks.png and profile.png.
 
     `runs` is {arm: paths of its metrics.jsonl, one a seed}; curves are means over the seeds.
     """
@@ -35,6 +35,7 @@ def draw(runs, directory) -> list[Path]:
             ("singular_values", _singular_values(rows)),
             ("stability", low_rank_figures.stability(rows)),
             ("ranks", low_rank_figures.ranks(rows)),
+            ("profile", depth_figures.profile(rows)),
         ):
             if figure is not None:
                 drawn.append(Path(directory) / f"{name}.png")

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 import orthojax
-from experiments import configuration, data, low_rank, models, training
+from experiments import configuration, data, evaluation, low_rank, models, training
 from orthojax import matrices
 
 
@@ -64,7 +64,7 @@ def check_rules(config, params):
     """Raises `ConfigurationError` if `constraint.rules` do not fit the parameters of the model."""
     rules = config.constraint.rules
     try:
-        constrained = training.constrained(params, rules)
+        constrained = evaluation.constrained(params, rules)
     except ValueError as error:
         raise configuration.ConfigurationError(f"constraint.rules: {error}") from error
     if not constrained and config.constraint.map != "none":

@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -98,7 +99,8 @@ class Log:
     A context: how it is left decides what status.json says in the end.
     """
 
-    def __init__(self, workdir: Path, config, step: int, trunk: Path | None = None):
+    def __init__(self, workdir: Path, config, step: int, trunk: Path | None = None, bar=True):
+        workdir.mkdir(parents=True, exist_ok=True)
         self._workdir, self._steps, self._patience = workdir, config.steps, config.patience
         self._began, self._step, self._finite = time.monotonic(), step, step
         self._latest = {}  # {name: value} of the last measurement
@@ -120,7 +122,8 @@ class Log:
         purge = step + 1 if step else 0
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
         # disable=None: a bar on a terminal only.
-        self._bar = tqdm(total=config.steps, initial=step, disable=None, unit="step", leave=False)
+        off = None if bar else True
+        self._bar = tqdm(total=config.steps, initial=step, disable=off, unit="step", leave=False)
 
     def __enter__(self):
         self._write_status("running")
@@ -179,7 +182,7 @@ class Log:
             parts.append(f"train loss {measured['train_loss']:.4f}")
         for name, value in measured.items():
             split, _, measure = name.partition("_")
-            if split in ("validation", "test"):
+            if split in ("validation", "test", "population"):
                 parts.append(f"{split} {measure} {value:{FORMATS[measure]}}")
         if "orthogonality_error" in measured:
             worst = max(measured["orthogonality_error"].values())
@@ -198,41 +201,130 @@ class Log:
         self._finite = step
 
     def write(self, step, measured):
-        """Writes numbers or [min, max] pairs, in dicts nested at will. Raises `Diverged`."""
+        """Writes numbers, [min, max] pairs or longer lists, in dicts nested at will. Raises
+        `Diverged`."""
+        self.record(step, measured)
+        if "test_loss" in measured:
+            self.say(self.summary(step, self.trained() | measured))
+
+    def trained(self):
+        """Returns the last {"train_loss": ...}, {} if there is none yet."""
+        return {k: x for k, x in self._latest.items() if k == "train_loss"}
+
+    def record(self, step, measured):
+        """`write` that says nothing."""
         self.check(step, measured)
         self._rows.write(json.dumps({"step": step, **measured}) + "\n")
-        if "test_loss" in measured:
-            trained = {k: x for k, x in self._latest.items() if k == "train_loss"}
-            self.say(self.summary(step, trained | measured))
         if "validation_loss" in measured:
             self._validated.append({"step": step, **measured})
         self._rows.flush()  # So that a kill after the next checkpoint finds the row in the file.
         for name, value in configuration.flatten(measured).items():
             if isinstance(value, list):
-                for end, x in zip(("min", "max"), value, strict=True):
+                ends = value if len(value) == 2 else (min(value), max(value))
+                for end, x in zip(("min", "max"), ends, strict=True):
                     self._events.add_scalar(f"{name}/{end}", x, step)
             else:
                 self._events.add_scalar(name, value, step)
         self._write_status("running")
 
 
+class Logs:
+    """The logs of models that are trained together, each with a folder and a configuration of its
+    own; measurements are lists with one item a model, but for what all have in common.
+
+    A model that diverges is left out from then on; its log says so.
+    """
+
+    def __init__(self, folders, configs, step: int):
+        self._logs = [
+            Log(folder, config, step, bar=i == 0)
+            for i, (folder, config) in enumerate(zip(folders, configs, strict=True))
+        ]
+        self._diverged = {}  # {index: error}
+
+    def __enter__(self):
+        for log in self._logs:
+            log.__enter__()
+        return self
+
+    def __exit__(self, *failure):
+        for i, log in enumerate(self._logs):
+            error = self._diverged.get(i)
+            log.__exit__(*((Diverged, error, None) if error else failure))
+
+    @property
+    def diverged(self):
+        """What the models that have diverged died of."""
+        return [self._diverged[i] for i in sorted(self._diverged)]
+
+    def advance(self, step):
+        for i, log in enumerate(self._logs):
+            if i not in self._diverged:
+                log.advance(step)
+
+    def say(self, text):
+        self._logs[0].say(text)
+
+    def out_of_patience(self):
+        return False
+
+    def best(self):
+        return None
+
+    def check(self, step, measured):
+        """Raises `Diverged` if no model is left."""
+        self._each("check", step, measured)
+
+    def write(self, step, measured):
+        self._each("record", step, measured)
+        if "test_loss" in measured:
+            left = [i for i in range(len(self._logs)) if i not in self._diverged]
+            rows = [self._logs[i].trained() | _own(measured, i) for i in left]
+            mean = jax.tree.map(lambda *xs: np.mean(xs, axis=0), *rows)
+            mean = {name: mean[name] for name in rows[0]}  # In the order in which they came.
+            self.say(f"{self._logs[0].summary(step, mean)}  (mean of {len(left)} seeds)")
+
+    def _each(self, method, step, measured):
+        for i, log in enumerate(self._logs):
+            if i in self._diverged:
+                continue
+            try:
+                getattr(log, method)(step, _own(measured, i))
+            except Diverged as error:
+                self._diverged[i] = error
+        if len(self._diverged) == len(self._logs):
+            raise self._diverged[0]
+
+
+def _own(measured, index):
+    """The measurements of one of several models."""
+    if isinstance(measured, dict):
+        return {name: _own(x, index) for name, x in measured.items()}
+    return measured[index] if isinstance(measured, list) else measured
+
+
 class Clock:
     """Seconds of programs, phases of steps and changes of bases, a line each in timing.jsonl.
 
-    A phase is the steps of one compiled program in one process; evaluation does not count.
+    A phase is the steps of one compiled program in one process; evaluation does not count. Of
+    models that are trained together each has its part, in its own folder.
     """
 
-    def __init__(self, workdir: Path, trunk: Path | None = None):
-        self._path = workdir / "timing.jsonl"
+    def __init__(self, workdirs: list[Path], trunk: Path | None = None):
+        self._paths = [workdir / "timing.jsonl" for workdir in workdirs]
         if trunk is not None:  # Its steps count too.
-            shutil.copyfile(trunk / "timing.jsonl", self._path)
+            shutil.copyfile(trunk / "timing.jsonl", self._paths[0])
         self._began, self._seconds, self._steps = None, 0.0, 0
 
     def compiled(self, step, compile_seconds, program):
         """Begins the phase of `program` (a `jax.stages.Compiled`), from `step` on."""
         self.end_phase()
-        cost = program.cost_analysis()
+        cost, text = program.cost_analysis(), program.as_text()
         cost = cost[0] if isinstance(cost, list) else cost or {}
+        # XLA counts the body of a loop once, however often it runs. Loops that carry unsigned
+        # integers draw random numbers, a small part.
+        loops = re.findall(r"= \(s32\[\], (?!u32).*known_trip_count\":{\"n\":\"(\d+)\"", text)
+        flops = cost.get("flops") if all(n == "1" for n in loops) else None
         memory = program.memory_analysis()
         size = 0
         if memory is not None:
@@ -242,9 +334,9 @@ class Clock:
         self._write(
             {
                 "program_at": step,
-                "compile_seconds": round(compile_seconds, 3),
-                "flops": cost.get("flops"),
-                "memory_bytes": size,
+                "compile_seconds": round(compile_seconds / len(self._paths), 3),
+                "flops": flops / len(self._paths) if flops else None,
+                "memory_bytes": size // len(self._paths),
             }
         )
 
@@ -270,11 +362,12 @@ class Clock:
                 {
                     "phase_from": self._began,
                     "steps": self._steps,
-                    "seconds_per_step": round(self._seconds / self._steps, 6),
+                    "seconds_per_step": round(self._seconds / self._steps / len(self._paths), 6),
                 }
             )
         self._seconds, self._steps = 0.0, 0
 
     def _write(self, row):
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        for path in self._paths:
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")

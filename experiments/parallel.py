@@ -38,16 +38,20 @@ def _run_ahead():
     return 0 if several_on_cpu else 8
 
 
-def jit() -> Parallel:
-    """One program for all devices; the compiler adds the communication."""
+def jit(seeds=()) -> Parallel:
+    """One program for all devices; the compiler adds the communication.
+
+    With `seeds`, arguments of the step have a leading axis of models before that of examples.
+    """
     replicated, split = _shardings()
+    batches = NamedSharding(split.mesh, PartitionSpec(None, AXIS)) if seeds else split
     return Parallel(
         replicated,
         split,
         compile_step=lambda make_step: jax.jit(
             make_step(None), donate_argnums=0, out_shardings=replicated
         ),
-        put=lambda *batch: jax.device_put(batch, split),
+        put=lambda *batch: jax.device_put(batch, batches),
         spread=lambda state: state,
         gather=lambda state: state,
         run_ahead=_run_ahead(),

@@ -5,7 +5,7 @@ import json
 import math
 from pathlib import Path
 
-from experiments import metrics
+from experiments import configuration, metrics
 from experiments.tasks import FORMATS
 
 SIZES = ("trainable", "stored", "served")
@@ -26,7 +26,8 @@ def collect(folder: Path) -> dict:
         return {}
     final = metrics.best(evaluated) or evaluated[-1]
     found = {"step": final["step"]}
-    found |= {name: x for name, x in final.items() if name.startswith(("test_", "validation_"))}
+    splits = ("test_", "validation_", "population_")
+    found |= {name: x for name, x in final.items() if name.startswith(splits)}
     changes = [row for row in rows if "low_rank" in row and row["step"] <= final["step"]]
     sizes = changes[-1]["low_rank"] if changes else {}
     found |= {name: sizes.get(name, 1.0) for name in SIZES}
@@ -60,14 +61,19 @@ def _timing(path) -> dict:
     }
 
 
-def write(folders: dict[str, list[Path]], workdir: Path) -> list[dict]:
-    """Writes results.csv into `workdir` and returns its rows; `folders` is {arm: its runs}."""
+def write(folders: dict[str, list[Path]], workdir: Path, against: str = "") -> list[dict]:
+    """Writes results.csv into `workdir` and returns its rows; `folders` is {arm: its runs}.
+
+    With `against`, a field of the configuration, its value becomes a column.
+    """
     rows = []
     for arm, runs in folders.items():
         for folder in runs:
             status = json.loads((folder / "status.json").read_text())["status"]
-            seed = json.loads((folder / "config.json").read_text())["seed"]
-            rows.append({"arm": arm, "seed": seed, "status": status, **collect(folder)})
+            config = configuration.flatten(json.loads((folder / "config.json").read_text()))
+            row = {"arm": arm, "seed": config["seed"], "status": status}
+            row |= {against: config[against]} if against else {}
+            rows.append(row | collect(folder))
     names = list(dict.fromkeys(name for row in rows for name in row))
     with (workdir / "results.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, names)
@@ -89,7 +95,7 @@ def table(rows: list[dict]) -> str:
     Sizes are left out where all are dense.
     """
     arms = list(dict.fromkeys(row["arm"] for row in rows))
-    shown = [n for row in rows for n in row if n.startswith("test_")]
+    shown = [n for row in rows for n in row if n.startswith(("test_", "population_"))]
     shown = [*dict.fromkeys(shown), *SIZES, "step_flops", "seconds_per_step", "memory_mb"]
     dense = all(row.get(name, 1.0) == 1.0 for row in rows for name in SIZES)
     shown = [
@@ -115,8 +121,8 @@ def _cell(name, values):
     if not values:
         return "-"
     mean, deviation = spread(values)
-    measure = name.removeprefix("test_")
-    if name.startswith("test_"):
+    split, _, measure = name.partition("_")
+    if split in ("test", "population"):
         text = format(mean, FORMATS.get(measure, ".4f"))
         return f"{text} ± {format(deviation, FORMATS.get(measure, '.4f'))}" if deviation else text
     if name in SIZES:

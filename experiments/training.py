@@ -4,14 +4,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 
 import orthojax
 import orthojax.nn
 from experiments import low_rank, models, tasks
-from orthojax import diagnostics, matrices
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "warm_restarts", "step_decay")
@@ -42,7 +40,7 @@ class TrainState(NamedTuple):
 class Model(NamedTuple):
     """A model without its arrays: `nnx.merge(graph, params, variables)` is the module."""
 
-    init: Any  # () -> (params, variables)
+    init: Any  # seed -> (params, variables)
     train: nnx.GraphDef
     eval: nnx.GraphDef
     task: tasks.Task
@@ -51,18 +49,15 @@ class Model(NamedTuple):
 def make_model(config, dataset) -> Model:
     """Returns the model of `config.model` for the task and the shapes of `dataset`."""
 
-    def build():
-        return models.build(
-            **config.model.to_dict(),
-            arguments=dataset.model_arguments,
-            rngs=nnx.Rngs(config.seed),
-        )
+    def build(seed):
+        rngs = nnx.Rngs(jax.random.key(seed))
+        return models.build(**config.model.to_dict(), arguments=dataset.model_arguments, rngs=rngs)
 
-    def init():
-        _, params, variables = nnx.split(build(), nnx.Param, ...)
+    def init(seed=config.seed):
+        _, params, variables = nnx.split(build(seed), nnx.Param, ...)
         return nnx.to_pure_dict(params), nnx.to_pure_dict(variables)
 
-    module = nnx.eval_shape(build)
+    module = nnx.eval_shape(lambda: build(config.seed))
     module.train()
     train = nnx.graphdef(module)
     module.eval()
@@ -131,8 +126,8 @@ def make_optimizer(config, method=None) -> optax.GradientTransformationExtraArgs
     return optimizer
 
 
-def init_state(model, optimizer, singular_bases=lambda params: {}) -> TrainState:
-    params, variables = model.init()
+def init_state(model, optimizer, seed, singular_bases=lambda params: {}) -> TrainState:
+    params, variables = model.init(seed)
     # Not one zero several times: the step donates each.
     others = {name: jnp.zeros([]) for name in model.task.measures if name != "loss"}
     zeros = Metrics(jnp.zeros([]), jnp.zeros([]), others, jnp.zeros([]))
@@ -153,6 +148,11 @@ def module_of(graph, params, variables, bases) -> nnx.Module:
     return orthojax.nn.low_rank(module)
 
 
+def variables_of(module) -> dict:
+    """Returns the arrays of a module that are neither trained nor frozen bases."""
+    return nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.Any(nnx.Param, orthojax.nn.FrozenBasis))))
+
+
 def make_train_step(config, model, optimizer, axis=None):
     """Returns (state, inputs, targets) -> (state, loss).
 
@@ -160,7 +160,6 @@ def make_train_step(config, model, optimizer, axis=None):
     """
     task = model.task
     measures = {name: measure for name, measure in task.measures.items() if name != "loss"}
-    no_variables = nnx.Any(nnx.Param, orthojax.nn.FrozenBasis)
 
     def mean_over_devices(tree):
         return jax.lax.pmean(tree, axis) if axis else tree
@@ -170,7 +169,7 @@ def make_train_step(config, model, optimizer, axis=None):
         outputs = module(task.preprocess(inputs))
         loss = task.loss(outputs, targets).mean()
         others = {name: jnp.mean(measure(outputs, targets)) for name, measure in measures.items()}
-        return loss, (others, nnx.to_pure_dict(nnx.state(module, nnx.Not(no_variables))))
+        return loss, (others, variables_of(module))
 
     def train_step(state, inputs, targets):
         (loss, (others, variables)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
@@ -218,80 +217,10 @@ def make_basis_gradients(model):
     return basis_gradients
 
 
-def averages(metrics) -> dict[str, float]:
-    """Returns the means over the steps that `metrics` has summed up."""
+def averages(metrics) -> dict[str, float | list[float]]:
+    """Returns the means over the steps that `metrics` has summed up, of each model if there are
+    several."""
     totals = jax.device_get(metrics)
-    sums = {"loss": totals.loss, **totals.others}
-    return {
-        **{f"train_{name}": float(total / totals.steps) for name, total in sums.items()},
-        "update_norm": float(totals.update_norm / totals.steps),
-    }
-
-
-def make_evaluate(model, split):
-    """Returns (state, batches) -> the measures of the task, {"loss": ...}, means over all examples.
-
-    `batches` yields inputs, targets and a mask that is 0 where the last batch is padded; `split` is
-    the sharding of these.
-    """
-    task = model.task
-
-    @jax.jit
-    def sums(params, variables, bases, inputs, targets, mask):
-        module = module_of(model.eval, params, variables, bases)
-        outputs = module(task.preprocess(inputs))
-        each = [measure(outputs, targets) for measure in task.measures.values()]
-        return jnp.stack([*(jnp.sum(mask * x) for x in each), jnp.sum(mask)])
-
-    def evaluate(state, batches):
-        model_state = state.params, state.variables, state.bases
-        parts = [
-            jax.device_get(sums(*model_state, *jax.device_put(batch, split))) for batch in batches
-        ]
-        *totals, examples = np.sum(parts, axis=0, dtype=np.float64)
-        return {k: float(total / examples) for k, total in zip(task.measures, totals, strict=True)}
-
-    return evaluate
-
-
-def constrained(params, rules) -> dict[str, tuple[jax.Array, matrices.MatrixAxes]]:
-    """Returns {path: (kernel, axes)} of what `rules` constrain, whether or not a map does so here.
-
-    Raises `ValueError` for a leaf that no rule covers.
-    """
-    kernels = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = matrices.path_name(path)
-        label = matrices.first_match(rules, name, leaf)
-        if label != "free":
-            axes = None if label == "orthogonal" else label
-            kernels[name] = leaf, matrices.axes_of(name, leaf, axes)
-    return kernels
-
-
-def make_measure(rules):
-    """Returns state -> orthogonality error and singular value range of the constrained kernels.
-
-    Where there are none it returns {}.
-    """
-
-    @jax.jit
-    def arrays(params, bases):
-        kernels = constrained(low_rank.dense(params, bases), rules)
-        if not kernels:
-            return {}
-        return {
-            "orthogonality_error": {
-                name: diagnostics.orthogonality_error(kernel, axes)
-                for name, (kernel, axes) in kernels.items()
-            },
-            "singular_values": {
-                name: jnp.stack(diagnostics.singular_value_range(kernel, axes))
-                for name, (kernel, axes) in kernels.items()
-            },
-        }
-
-    def measure(state):
-        return jax.tree.map(lambda x: x.tolist(), jax.device_get(arrays(state.params, state.bases)))
-
-    return measure
+    sums = {"train_loss": totals.loss, **{f"train_{k}": x for k, x in totals.others.items()}}
+    sums["update_norm"] = totals.update_norm
+    return {name: (total / totals.steps).tolist() for name, total in sums.items()}

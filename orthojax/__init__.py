@@ -3,9 +3,11 @@
 from orthojax import (
     diagnostics,
     initializers,
+    isometric,
     kernel_shaping,
     matrices,
     normalization,
+    persistent,
     ranks,
     shaping,
 )

@@ -66,7 +66,7 @@ def experiment(base=TINY, **overrides):
     """The quickstart in small, with its arms; `optimizer__lr=0.1` sets optimizer.lr."""
     config = quickstart.get_config()
     changed = base | {key.replace("__", "."): value for key, value in overrides.items()}
-    for section in {"arms", "oialr", *configuration.OPTIONAL} & changed.keys():
+    for section in {"arms", "oialr", "profile", *configuration.OPTIONAL} & changed.keys():
         config[section] = changed.pop(section)
     config.update_from_flattened_dict(changed)
     return config

@@ -111,7 +111,7 @@ def test_batch_statistics_are_carried_from_step_to_step(monkeypatch):
     dataset = data.load("mnist_5k")
     model, optimizer = training.make_model(config, dataset), training.make_optimizer(config)
     step = jax.jit(training.make_train_step(config, model, optimizer))
-    state = training.init_state(model, optimizer)
+    state = training.init_state(model, optimizer, 0)
     expected = 0.0
     for i in range(2):
         images, labels = data.batch(dataset.train, 16, 0, i)
@@ -204,7 +204,7 @@ def test_jit_and_pmap_on_eight_devices_and_one_device_give_the_same_losses(tmp_p
 
     losses, finals = [], []
     for kind in ("jit", "pmap", "one device"):
-        state = jax.jit(lambda: training.init_state(model, optimizer))()
+        state = jax.jit(lambda: training.init_state(model, optimizer, 0))()
         if kind == "one device":
             put, step = lambda *batch: batch, jax.jit(step_of(None))
             gather = lambda state: state

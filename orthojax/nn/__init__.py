@@ -4,8 +4,26 @@
 Linen.
 """
 
+from orthojax.nn.isometric import Fold, IsometricDense
 from orthojax.nn.linen import linen_low_rank
 from orthojax.nn.low_rank import FrozenBasis, LowRank, low_rank, refresh
+from orthojax.nn.normalization import BatchNorm, population_statistics
+from orthojax.nn.residual import Fixup, TwoLayer, persistent_stack
 from orthojax.nn.stack import Repeat, Stack
 
-__all__ = ["FrozenBasis", "LowRank", "Repeat", "Stack", "linen_low_rank", "low_rank", "refresh"]
+__all__ = [
+    "BatchNorm",
+    "Fixup",
+    "Fold",
+    "FrozenBasis",
+    "IsometricDense",
+    "LowRank",
+    "Repeat",
+    "Stack",
+    "TwoLayer",
+    "linen_low_rank",
+    "low_rank",
+    "persistent_stack",
+    "population_statistics",
+    "refresh",
+]

@@ -1,0 +1,130 @@
+"""What is measured of a model that is being trained, beside the averages of its steps."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import orthojax.nn
+from experiments import low_rank
+from experiments.training import module_of, variables_of
+from orthojax import diagnostics, matrices
+
+
+def over_seeds(function, seeds, *in_axes):
+    """`function` of one model, for as many as there are `seeds`; unchanged for ()."""
+    return jax.vmap(function, in_axes=in_axes or 0) if seeds else function
+
+
+def make_evaluate(model, split, seeds=()):
+    """Returns (state, batches) -> the measures of the task, {"loss": ...}, means over all examples.
+
+    `batches` yields inputs, targets and a mask that is 0 where the last batch is padded; `split` is
+    the sharding of these. With `seeds`, the state is that of as many models and a measure is a
+    list.
+    """
+    task = model.task
+
+    def sums(params, variables, bases, inputs, targets, mask):
+        module = module_of(model.eval, params, variables, bases)
+        outputs = module(task.preprocess(inputs))
+        each = [measure(outputs, targets) for measure in task.measures.values()]
+        return jnp.stack([*(jnp.sum(mask * x) for x in each), jnp.sum(mask)])
+
+    sums = jax.jit(over_seeds(sums, seeds, 0, 0, 0, None, None, None))
+
+    def evaluate(state, batches):
+        model_state = state.params, state.variables, state.bases
+        parts = [
+            jax.device_get(sums(*model_state, *jax.device_put(batch, split))) for batch in batches
+        ]
+        totals = np.sum(parts, axis=0, dtype=np.float64)
+        means = totals[..., :-1] / totals[..., -1:]
+        return {name: means[..., i].tolist() for i, name in enumerate(task.measures)}
+
+    return evaluate
+
+
+def constrained(params, rules) -> dict[str, tuple[jax.Array, matrices.MatrixAxes]]:
+    """Returns {path: (kernel, axes)} of what `rules` constrain, whether or not a map does so here.
+
+    Raises `ValueError` for a leaf that no rule covers.
+    """
+    kernels = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = matrices.path_name(path)
+        label = matrices.first_match(rules, name, leaf)
+        if label != "free":
+            axes = None if label == "orthogonal" else label
+            kernels[name] = leaf, matrices.axes_of(name, leaf, axes)
+    return kernels
+
+
+def make_measure(rules, seeds=()):
+    """Returns state -> orthogonality error and singular value range of the constrained kernels.
+
+    Where there are none it returns {}.
+    """
+
+    def arrays(params, bases):
+        kernels = constrained(low_rank.dense(params, bases), rules)
+        if not kernels:
+            return {}
+        return {
+            "orthogonality_error": {
+                name: diagnostics.orthogonality_error(kernel, axes)
+                for name, (kernel, axes) in kernels.items()
+            },
+            "singular_values": {
+                name: jnp.stack(diagnostics.singular_value_range(kernel, axes))
+                for name, (kernel, axes) in kernels.items()
+            },
+        }
+
+    arrays = jax.jit(over_seeds(arrays, seeds))
+
+    def measure(state):
+        return jax.tree.map(lambda x: x.tolist(), jax.device_get(arrays(state.params, state.bases)))
+
+    return measure
+
+
+def make_population(model, inputs, seeds=()):
+    """Returns state -> state whose statistics of batch normalization are those of all `inputs`,
+    layer by layer, instead of running averages."""
+
+    def population(state):
+        module = module_of(model.train, state.params, state.variables, state.bases)
+        orthojax.nn.population_statistics(module, model.task.preprocess(inputs))
+        return state._replace(variables=variables_of(module))
+
+    return jax.jit(over_seeds(population, seeds))
+
+
+def make_profile(model, kernels, inputs, targets, seeds=()):
+    """Returns state -> {"isometry_gap": {path: [layers]}, "log_grad_norm": {path: [layers]}}.
+
+    Of the stacked kernels [layers, in, out] whose paths `kernels`, a regular expression, matches;
+    the gradients are those of the mean loss of one batch.
+    """
+
+    def profile(state):
+        def loss(params):
+            module = module_of(model.train, params, state.variables, state.bases)
+            return model.task.loss(module(model.task.preprocess(inputs)), targets).mean()
+
+        def chosen(tree, measure):
+            leaves = jax.tree_util.tree_leaves_with_path(tree)
+            named = ((matrices.path_name(path), leaf) for path, leaf in leaves)
+            return {name: measure(leaf) for name, leaf in named if re.fullmatch(kernels, name)}
+
+        return {
+            "isometry_gap": chosen(state.params, diagnostics.isometry_gap),
+            "log_grad_norm": chosen(
+                jax.grad(loss)(state.params), lambda g: diagnostics.log_norm(g, (-2, -1))
+            ),
+        }
+
+    profile = jax.jit(over_seeds(profile, seeds))
+    return lambda state: jax.tree.map(lambda x: x.tolist(), jax.device_get(profile(state)))
