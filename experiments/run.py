@@ -24,6 +24,7 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
+import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -32,6 +33,8 @@ from experiments import (
     command_line,
     configuration,
     data,
+    depth_figures,
+    evaluation,
     figures,
     fitting,
     low_rank,
@@ -39,6 +42,7 @@ from experiments import (
     metrics,
     parallel,
     results,
+    studies,
     training,
 )
 from experiments.checkpoints import Checkpoints
@@ -72,15 +76,19 @@ def main(_):
 
 def run(config, workdir):
     """Trains each arm of `config`, with each of its seeds, in a folder of its own in `workdir`;
-    then draws them together and writes the table of results."""
+    then draws them together and writes the table of results. Or runs the study of `config`."""
+    if "study" in config:
+        studies.run(config, workdir)
+        return
     arms = configuration.arms(config)
-    seeds = _seeds(config)
+    seeds = configuration.seeds(config)
     fork_at = config.get("fork_at", 0)
     folders, diverged = {name: [] for name in arms}, None
-    for seed in seeds:
+    together = config.get("vmap_seeds", False)
+    for seed in () if together else seeds:
         trunk = None
         if fork_at:
-            common = _with_seed(configuration.trunk(config), seed)
+            common = configuration.with_seed(configuration.trunk(config), seed)
             trunk = beginning.Trunk(_folder(workdir, "trunk", seed), common, fork_at)
             print(f"trunk: {trunk.folder}", flush=True)
             train(common, trunk.folder, until=fork_at)
@@ -89,12 +97,21 @@ def run(config, workdir):
             folders[name].append(folder)
             try:
                 print(f"{name or config.model.name}: {folder}", flush=True)
-                train(_with_seed(arm, seed), folder, trunk=trunk)
+                train(configuration.with_seed(arm, seed), folder, trunk=trunk)
             except metrics.Diverged as error:  # The other arms still tell something.
                 diverged = metrics.Diverged(f"{name}: {error}" if name else str(error))
+    for name, arm in arms.items() if together else ():
+        folders[name] = [_folder(workdir, name, seed) for seed in seeds]
+        try:
+            print(f"{name or config.model.name}: {workdir / name}", flush=True)
+            train(arm, workdir / name, seeds=seeds)
+        except metrics.Diverged as error:
+            diverged = metrics.Diverged(f"{name}: {error}" if name else str(error))
     runs = {name: [folder / "metrics.jsonl" for folder in own] for name, own in folders.items()}
-    rows = results.write(folders, workdir)
+    against = config.get("against", "")
+    rows = results.write(folders, workdir, against)
     drawn = figures.draw(runs, workdir) + low_rank_figures.frontier(rows, workdir)
+    drawn += depth_figures.against(rows, against, workdir)
     print(results.table(rows))
     print(f"Figures: {', '.join(map(str, drawn))}")
     print(f"Results: {workdir / 'results.csv'}; metrics.jsonl in each of its folders.")
@@ -106,26 +123,7 @@ def _folder(workdir, name, seed):
     return workdir / name / (f"seed_{seed}" if seed is not None else "")
 
 
-def _seeds(config):
-    """The seeds of an experiment; None is that of its configuration, in no folder of its own."""
-    seeds = config.get("seeds", ()) or (None,)
-    numbers = all(type(seed) is int and seed >= 0 for seed in seeds if seed is not None)
-    if not numbers or len(set(seeds)) < len(seeds):
-        raise configuration.ConfigurationError(
-            f"seeds are different whole numbers from 0 on, got {seeds}."
-        )
-    return seeds
-
-
-def _with_seed(config, seed):
-    if seed is None:
-        return config
-    config = config.copy_and_resolve_references()
-    config.seed = seed
-    return config.lock()
-
-
-def train(config, workdir, until=None, trunk=None):
+def train(config, workdir, until=None, trunk=None, seeds=()):
     """Trains one model in `workdir`, on from its newest checkpoint; returns the final state.
 
     Args:
@@ -133,6 +131,8 @@ def train(config, workdir, until=None, trunk=None):
       workdir: for all files.
       until: the step at which to stop, for others to go on from; None: after all steps.
       trunk: the `beginning.Trunk` to begin from, unless this run differs from it before its end.
+      seeds: if there are any, as many models are trained together, by `jax.vmap`, each with its
+        files in a folder seed_<seed>; the state then has a leading axis of models.
 
     Raises:
       ConfigurationError: a value cannot be right, or `workdir` belongs to another run.
@@ -141,9 +141,12 @@ def train(config, workdir, until=None, trunk=None):
     """
     workdir = Path(workdir)
     dataset = fitting.load_data(config)
-    configuration.check_workdir(workdir, config)
+    configs = [configuration.with_seed(config, seed) for seed in seeds] or [config]
+    folders = [_folder(workdir, "", seed) for seed in seeds] or [workdir]
+    for folder, own in zip(folders, configs, strict=True):
+        configuration.check_workdir(folder, own)
 
-    devices = parallel.PARALLEL[config.parallel]()
+    devices = parallel.PARALLEL[config.parallel](*[seeds] if seeds else ())
     model = fitting.make_model(config, dataset)
     fitting.check_rules(config, jax.eval_shape(model.init)[0])
     method = fitting.make_method(config, model, dataset)
@@ -153,23 +156,41 @@ def train(config, workdir, until=None, trunk=None):
     optimizer = training.make_optimizer(config, method)
 
     train_step = devices.compile_step(
-        lambda axis: training.make_train_step(config, model, optimizer, axis)
+        lambda axis: evaluation.over_seeds(
+            training.make_train_step(config, model, optimizer, axis), seeds
+        )
     )
-    evaluate = training.make_evaluate(model, devices.split)
-    measure = training.make_measure(config.constraint.rules)
+    evaluate = evaluation.make_evaluate(model, devices.split, seeds)
+    measure = evaluation.make_measure(config.constraint.rules, seeds)
+    population = profile = None
+    if config.get("population", 0):
+        inputs, _ = dataset.train.take(np.arange(min(config.population, len(dataset.train))))
+        population = evaluation.make_population(model, inputs, seeds)
+    if "profile" in config:
+        profile = evaluation.make_profile(
+            model, config.profile.kernels, *dataset.train.take(np.arange(config.batch_size)), seeds
+        )
     measure_stability = low_rank.make_measure_stability(config)
     basis_gradients = training.make_basis_gradients(model)
 
-    def evaluation(state):
+    def evaluated(state):
         measured = {}
         for name, split in (("validation", dataset.validation), ("test", dataset.test)):
             if split is not None:
                 batches = data.eval_batches(split, config.eval_batch_size)
                 measured |= {f"{name}_{k}": x for k, x in evaluate(state, batches).items()}
+        if population is not None:
+            batches = data.eval_batches(dataset.test, config.eval_batch_size)
+            found = evaluate(population(state), batches)
+            measured |= {f"population_{k}": x for k, x in found.items()}
         return measured | measure(state)
 
     def batch_of(step):
-        return data.batch(dataset.train, config.batch_size, config.seed, step, config.data.augment)
+        batches = [
+            data.batch(dataset.train, own.batch_size, own.seed, step, own.data.augment)
+            for own in configs
+        ]
+        return tuple(map(np.stack, zip(*batches, strict=True))) if seeds else batches[0]
 
     def changed(step, state):
         """The state after the change of bases after `step` steps, on each device."""
@@ -187,11 +208,15 @@ def train(config, workdir, until=None, trunk=None):
     last_step = config.steps if until is None else until
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", config))
-        start = beginning.Beginning(config, devices, model, method, optimizer)
+        start = beginning.Beginning(config, devices, model, method, optimizer, seeds)
         state, behind = start.state(checkpoints, trunk)
-        step = int(state.step)
-        log = stack.enter_context(metrics.Log(workdir, config, step, behind))
-        clock = metrics.Clock(workdir, behind)
+        step = int(state.step.max())
+        log = stack.enter_context(
+            metrics.Logs(folders, configs, step)
+            if seeds
+            else metrics.Log(workdir, config, step, behind)
+        )
+        clock = metrics.Clock(folders, behind)
         stop = stack.enter_context(stop_signals())
 
         if step and behind is None:
@@ -201,7 +226,9 @@ def train(config, workdir, until=None, trunk=None):
         if change_bases and not state.bases and method.is_due(step):
             state, _ = changed(step, state)
         if step == 0:
-            log.write(0, evaluation(devices.gather(state)))
+            log.write(0, evaluated(devices.gather(state)))
+            if profile is not None:
+                log.write(0, {"profile": profile(devices.gather(state))})
         waiting = collections.deque()
         while step < last_step and not log.out_of_patience():
             with clock.running(0):
@@ -243,7 +270,9 @@ def train(config, workdir, until=None, trunk=None):
                 state, other_shapes = changed(step, state)
                 program = None if other_shapes else program
             if evaluating:
-                log.write(step, evaluation(devices.gather(state)))
+                log.write(step, evaluated(devices.gather(state)))
+            if profile is not None and (last or step % config.profile.every == 0):
+                log.write(step, {"profile": profile(devices.gather(state))})
             if saving or log.out_of_patience():
                 gathered = devices.gather(state)
                 checkpoints.save(step, gathered, low_rank.layout(gathered))
@@ -257,6 +286,8 @@ def train(config, workdir, until=None, trunk=None):
             log.end(f"stopped early at step {step}")
         if best := log.best():
             log.say(f"best validation: {log.summary(best['step'], best)}")
+    if seeds and log.diverged:
+        raise log.diverged[0]
     return devices.gather(state)
 
 

@@ -42,7 +42,7 @@ def assert_same(a, b):
 X = jax.random.normal(jax.random.key(1), (6, WIDTH))
 
 
-@pytest.mark.parametrize("options", [{}, {"remat": True}, {"unroll": 2}])
+@pytest.mark.parametrize("options", [{}, {"remat": "none"}, {"remat": "all"}, {"unroll": 2}])
 def test_a_stack_equals_its_layers_one_at_a_time_in_training(options):
     whole = stack(**options)
     layers = [whole.layer(i) for i in range(DEPTH)]
@@ -113,5 +113,7 @@ def test_what_cannot_be_stacked_is_an_error():
         Stack(Layer, 0, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="leading axis of depth=3, got shape \\(2,\\)"):
         Stack(Layer, 3, jnp.ones(2), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="`remat` is one of none, elementwise, all, got True"):
+        Stack(Layer, 3, jnp.ones(3), rngs=nnx.Rngs(0), remat=True)
     with pytest.raises(ValueError, match="`depth` must be at least 1, got 0"):
         Repeat(Layer(nnx.Rngs(0), jnp.ones([])), 0)

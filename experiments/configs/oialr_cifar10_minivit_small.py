@@ -15,8 +15,8 @@ def get_config():
     c = ConfigDict()
     c.seed = 0
     c.seeds = (0, 1, 2)
-    c.steps = 2340  # 6 epochs of 390 batches
-    c.fork_at = 1170
+    c.steps = 4680  # 12 epochs of 390 batches
+    c.fork_at = 1560
     c.batch_size = 128
     c.eval_batch_size = 1000
     c.log_every = 65
@@ -26,7 +26,7 @@ def get_config():
     c.patience = 0
     c.label_smoothing = 0.1
     c.parallel = "jit"
-    c.data = {"name": "cifar10", "dir": "", "augment": "crop_flip"}
+    c.data = {"name": "cifar10", "dir": "", "augment": "none"}
     c.model = {
         "name": "vit",
         "patch": 8,
@@ -42,18 +42,18 @@ def get_config():
         "lr": 1e-3,
         "schedule": "cosine",
         "period": 0,
-        "warmup_steps": 234,
+        "warmup_steps": 390,
         "momentum": 0.9,
         "b1": 0.9,
         "b2": 0.999,
-        "weight_decay": 0.5,
+        "weight_decay": 0.1,
         "clip_norm": 5.0,
     }
     c.constraint = {"map": "none", "rebase_every": 0, "rules": ((".*", "free"),)}
     c.oialr = {
         "face": "factored",
-        "delay": 1 / 2,
-        "every": 117,
+        "delay": 1 / 3,
+        "every": 156,
         # A tenth of all numbers is trained in the end; there slowly, since a network this short of
         # training needs its rank.
         "rank_rule": "fixed",

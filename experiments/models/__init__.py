@@ -1,4 +1,5 @@
-"""Ordinary Flax NNX models, by name. Nothing here knows of orthogonality.
+"""Flax NNX models, by name. Ordinary ones, which know nothing of orthogonality, and `deep_*`, of
+any depth, made for the study of what a network starts from.
 
 A model takes the inputs of its task: normalized images [B, H, W, C] float32, of which it returns
 logits [B, num_classes], or the windows of a series, of which it returns forecasts
@@ -12,14 +13,38 @@ from flax import nnx
 
 from experiments.models.autoformer import Autoformer
 from experiments.models.cnn import CNN
-from experiments.models.layers import ACTIVATIONS, KERNEL_INITS
+from experiments.models.deep_blocks import BLOCKS, SHARINGS, DeepBlocks
+from experiments.models.deep_cnn import WEIGHTS, DeepCNN
+from experiments.models.deep_mlp import DeepMLP
+from experiments.models.deep_transformer import DeepTransformer
+from experiments.models.layers import ACTIVATIONS, ENDS_INITS, KERNEL_INITS, NORMS, SHAPINGS
 from experiments.models.mlp import MLP
 from experiments.models.vit import ViT
+from orthojax.nn.stack import REMATS
 
-MODELS = {"mlp": MLP, "cnn": CNN, "vit": ViT, "autoformer": Autoformer}
+MODELS = {
+    "mlp": MLP,
+    "cnn": CNN,
+    "vit": ViT,
+    "autoformer": Autoformer,
+    "deep_mlp": DeepMLP,
+    "deep_blocks": DeepBlocks,
+    "deep_cnn": DeepCNN,
+    "deep_transformer": DeepTransformer,
+}
 
 # Options that are one of several names.
-CHOICES = {"activation": ACTIVATIONS, "kernel_init": KERNEL_INITS}
+CHOICES = {
+    "activation": ACTIVATIONS,
+    "kernel_init": KERNEL_INITS,
+    "ends_init": ENDS_INITS,
+    "norm": NORMS,
+    "shaping": SHAPINGS,
+    "block": BLOCKS,
+    "sharing": SHARINGS,
+    "weights": WEIGHTS,
+    "remat": REMATS,
+}
 
 
 def arguments(name: str) -> tuple[str, ...]:

@@ -5,6 +5,13 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
+# {what is computed again: what `jax.checkpoint` keeps}
+REMATS = {
+    "none": None,
+    "elementwise": jax.checkpoint_policies.dots_saveable,
+    "all": jax.checkpoint_policies.nothing_saveable,
+}
+
 
 class Stack(nnx.Module):
     """x -> layer_L(... layer_1(x)): `depth` layers of one structure, each with its own weights.
@@ -28,7 +35,7 @@ class Stack(nnx.Module):
         depth: int,
         *per_layer,
         rngs: nnx.Rngs,
-        remat: bool = False,
+        remat: str = "elementwise",
         unroll: int = 1,
     ):
         """
@@ -39,12 +46,15 @@ class Stack(nnx.Module):
           *per_layer: what differs between layers but for their random numbers, e.g. initial
             weights or gains: pytrees of arrays [depth, ...].
           rngs: split between the layers.
-          remat: whether to compute a layer again for its gradient instead of keeping what it takes:
-            memory of one array a layer, for a third more time.
+          remat: what is computed again for the gradient instead of being kept, one of `REMATS`.
+            "elementwise": all but products and convolutions; 200 layers of batch normalization and
+            tanh take less than half the time so, on a CPU, and no network more. "all": memory for
+            one array a layer, for a third more time.
           unroll: layers in an iteration of the scan.
 
         Raises:
-          ValueError: `depth` is not positive, or something of `per_layer` has another length.
+          ValueError: `depth` is not positive, something of `per_layer` has another length, or
+            `remat` is unknown.
         """
         if depth < 1:
             raise ValueError(f"`depth` must be at least 1, got {depth}.")
@@ -53,6 +63,8 @@ class Stack(nnx.Module):
                 raise ValueError(
                     f"`per_layer` needs a leading axis of depth={depth}, got shape {x.shape}."
                 )
+        if remat not in REMATS:
+            raise ValueError(f"`remat` is one of {', '.join(REMATS)}, got {remat!r}.")
         self.depth, self.remat, self.unroll = depth, remat, unroll
         create = nnx.vmap(make, in_axes=0, out_axes=0)
         self.layers = nnx.split_rngs(splits=depth)(create)(rngs, *per_layer)
@@ -77,7 +89,8 @@ class Stack(nnx.Module):
             y = layer(x)
             return y, (keep(y), nnx.state(layer, nnx.Not(nnx.Param)))
 
-        step = jax.checkpoint(step) if self.remat else step
+        if self.remat != "none":
+            step = jax.checkpoint(step, policy=REMATS[self.remat], prevent_cse=False)
         x, (kept, others) = jax.lax.scan(step, x, (params, others), unroll=self.unroll)
         nnx.update(self.layers, others)  # Statistics and counters of the layers.
         return x, kept
