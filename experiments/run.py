@@ -22,6 +22,9 @@ from pathlib import Path
 # OpenBLAS, with which jax solves on CPUs, otherwise spins for cores that another program holds: on
 # two busy cores, 50 small solves a step took seven times as long.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# On few cores jax can wait for ever for itself within one program, e.g. in a QR of a stack of
+# kernels for each of several seeds: more threads than cores. Measured with jax 0.10 on two cores.
+os.environ.setdefault("PJRT_NPROC", "32")
 
 import jax
 import numpy as np

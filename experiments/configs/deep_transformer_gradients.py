@@ -5,6 +5,11 @@
 
 Not of a paper: the question of arXiv:2310.02012 asked of the values' kernels, orthogonal or not,
 and of branches scaled by 1/10.
+
+Time: 95 s on two cores.
+Result, log |grad W_1|, values of the first block, at 12, 50 and 200 blocks, 3 seeds: LeCun .54,
+.57, .60; orthogonal .65, .75, .91; with a tenth -1.9, -1.7, -1.6 and -1.9, -1.7, -1.4; deviations
+.1 to .4. Pre-norm keeps gradients at any depth, whatever the kernels.
 """
 
 from experiments.configs import bn_explosion

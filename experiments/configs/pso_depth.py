@@ -7,8 +7,9 @@ accuracy against depth, by what deep ReLU networks without normalization start f
   python experiments/run.py --config=experiments/configs/pso_depth.py:full
 
 The first takes digits that ship in a package; "mnist" has all depths, types and seeds for two
-epochs, "full" twenty epochs, for a GPU; other images by --config.data.name=cifar10. The
-seeds of a network are trained in one program.
+epochs, "full" twenty epochs, for a GPU, with the seeds of a network in one program; other images by
+--config.data.name=cifar10. (On a CPU seeds are faster one after another: state of all of them does
+not fit in its cache.)
 
 Width, batch, optimizer and the exact weights of the paper are not known to us: see
 `orthojax.persistent`. Type A is x <- relu(x B) A, type B x <- x + relu(x B) A.
@@ -40,7 +41,7 @@ SIZES = {
 
 def get_config(size="small"):
     data, depths, blocks, seeds, steps = SIZES[size]
-    c = base(data, seeds, steps)
+    c = base(data, seeds, steps, vmap_seeds=size == "full")
     c.against = "model.depth"
     c.arms = {
         f"{name}, {depth}": {"model": model(name, depth)} for name in blocks for depth in depths
@@ -54,12 +55,12 @@ def model(name, depth):
     return {"block": block, "depth": depth, "k": 50 if block in ("block", "projection") else 0}
 
 
-def base(data, seeds, steps):
+def base(data, seeds, steps, vmap_seeds=False):
     """Any of these networks, of width 100, trained by Adam at a constant rate of 1e-4."""
     c = ConfigDict()
     c.seed = 0
     c.seeds = tuple(range(seeds))
-    c.vmap_seeds = True
+    c.vmap_seeds = vmap_seeds
     c.steps = steps
     c.batch_size = 128
     c.eval_batch_size = 1000

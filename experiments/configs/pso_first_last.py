@@ -19,7 +19,7 @@ SIZES = {
 
 def get_config(size="small"):
     data, depths, blocks, seeds, steps = SIZES[size]
-    c = pso_depth.base(data, seeds, steps)
+    c = pso_depth.base(data, seeds, steps, vmap_seeds=size == "full")
     c.against = "model.depth"
     c.arms = {
         f"{block}, ends {name}, {depth}": {

@@ -17,7 +17,7 @@ SIZES = {"small": ("mnist_5k", 50, 2, 310), "full": ("mnist", 100, 5, 9360)}
 
 def get_config(size="small"):
     data, depth, seeds, steps = SIZES[size]
-    c = pso_depth.base(data, seeds, steps)
+    c = pso_depth.base(data, seeds, steps, vmap_seeds=size == "full")
     c.model.depth = depth
     c.against = "model.k"
     c.arms = {

@@ -15,7 +15,7 @@ SIZES = {"small": ("mnist_5k", 2, 310), "full": ("mnist", 5, 9360)}
 
 def get_config(size="small"):
     data, seeds, steps = SIZES[size]
-    c = pso_depth.base(data, seeds, steps)
+    c = pso_depth.base(data, seeds, steps, vmap_seeds=size == "full")
     c.against = "optimizer.lr"
     c.arms = {
         f"{name}, {depth} layers, {lr:.0e}": {
