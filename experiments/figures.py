@@ -24,8 +24,11 @@ def draw(runs, directory) -> list[Path]:
     """Draws learning.png into `directory`, and, where they were measured, orthogonality.png,
     singular_values.png, stability.png, ranks.png and profile.png.
 
-    `runs` is {arm: paths of its metrics.jsonl, one a seed}; curves are means over the seeds.
+    `runs` is {arm: paths of its metrics.jsonl, one a seed}; curves are means over the seeds. More
+    arms than there are colours are not drawn.
     """
+    if len(runs) > len(COLORS):
+        return []
     rows = {arm: average([metrics.read(path)[1] for path in paths]) for arm, paths in runs.items()}
     drawn = []
     with plt.rc_context(STYLE):

@@ -45,6 +45,7 @@ def get_config(size="small"):
     data, depths, seeds, steps = SIZES[size]
     c = pso_depth.base(data, seeds, steps)
     c.against = "model.depth"
+    c.population = 0
     arms = {}
     for depth in depths:
         for name in BLOCKS:
@@ -53,6 +54,9 @@ def get_config(size="small"):
         arms[f"folds, free, {depth}"] = {"model": folds}
         arms[f"folds, on the manifold, {depth}"] = {"model": folds, "constraint": ON_MANIFOLD}
         for name, fields in MLPS.items():
-            arms[f"{name}, {depth}"] = {"model": MLP | fields | {"depth": depth}}
+            arms[f"{name}, {depth}"] = {
+                "model": MLP | fields | {"depth": depth},
+                "population": 10_000 if "norm" in fields else 0,
+            }
     c.arms = arms
     return c
