@@ -94,37 +94,59 @@ def make_population(model, inputs, seeds=()):
     """Returns state -> state whose statistics of batch normalization are those of all `inputs`,
     layer by layer, instead of running averages."""
 
-    def population(state):
+    # An argument: XLA would take half a minute to normalize 40,000 constant images.
+    def population(state, inputs):
         module = module_of(model.train, state.params, state.variables, state.bases)
         orthojax.nn.population_statistics(module, model.task.preprocess(inputs))
         return state._replace(variables=variables_of(module))
 
-    return jax.jit(over_seeds(population, seeds))
+    population = jax.jit(over_seeds(population, seeds, 0, None))
+    return lambda state: population(state, inputs)
+
+
+def profiled(params, kernels) -> dict[str, jax.Array]:
+    """Returns {path: kernel [layers, in, out]} of what the regular expression `kernels` matches.
+
+    Raises `ValueError` if that is nothing, or no stack of matrices.
+    """
+    leaves = matrices.named(params)
+    chosen = {name: leaf for name, leaf in leaves.items() if re.fullmatch(kernels, name)}
+    if not chosen or any(leaf.ndim != 3 for leaf in chosen.values()):
+        stacks = [name for name, leaf in leaves.items() if leaf.ndim == 3]
+        raise ValueError(
+            f"{kernels!r} matches {', '.join(chosen) or 'nothing'}, where it should match stacked "
+            f"kernels [layers, in, out]: {', '.join(stacks) or 'this model has none'}."
+        )
+    return chosen
 
 
 def make_profile(model, kernels, inputs, targets, seeds=()):
     """Returns state -> {"isometry_gap": {path: [layers]}, "log_grad_norm": {path: [layers]}}.
 
     Of the stacked kernels [layers, in, out] whose paths `kernels`, a regular expression, matches;
-    the gradients are those of the mean loss of one batch.
+    the gap is that of the columns, or of the rows if these are fewer, and infinite for zeros. The
+    gradients are those of the mean loss of one batch.
     """
 
-    def profile(state):
+    def gap(kernel):
+        return diagnostics.isometry_gap(matrices.MatrixAxes(-2, -1).view(kernel).mT)
+
+    def profile(state, inputs, targets):
         def loss(params):
             module = module_of(model.train, params, state.variables, state.bases)
             return model.task.loss(module(model.task.preprocess(inputs)), targets).mean()
 
         def chosen(tree, measure):
-            leaves = jax.tree_util.tree_leaves_with_path(tree)
-            named = ((matrices.path_name(path), leaf) for path, leaf in leaves)
-            return {name: measure(leaf) for name, leaf in named if re.fullmatch(kernels, name)}
+            return {name: measure(leaf) for name, leaf in profiled(tree, kernels).items()}
 
         return {
-            "isometry_gap": chosen(state.params, diagnostics.isometry_gap),
+            "isometry_gap": chosen(state.params, gap),
             "log_grad_norm": chosen(
                 jax.grad(loss)(state.params), lambda g: diagnostics.log_norm(g, (-2, -1))
             ),
         }
 
-    profile = jax.jit(over_seeds(profile, seeds))
-    return lambda state: jax.tree.map(lambda x: x.tolist(), jax.device_get(profile(state)))
+    profile = jax.jit(over_seeds(profile, seeds, 0, None, None))
+    return lambda state: jax.tree.map(
+        lambda x: x.tolist(), jax.device_get(profile(state, inputs, targets))
+    )

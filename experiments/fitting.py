@@ -76,6 +76,15 @@ def check_rules(config, params):
         )
 
 
+def check_profile(config, params):
+    """Raises `ConfigurationError` if `profile.kernels` does not fit the parameters."""
+    if "profile" in config:
+        try:
+            evaluation.profiled(params, config.profile.kernels)
+        except ValueError as error:
+            raise configuration.ConfigurationError(f"profile.kernels: {error}") from error
+
+
 def make_method(config, model, dataset):
     """Returns the `orthojax.OIALR` of `config.oialr` or None; raises `ConfigurationError` if it
     does not fit the model."""

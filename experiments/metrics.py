@@ -190,9 +190,11 @@ class Log:
         return "  ".join(parts)
 
     def check(self, step, measured):
-        """Raises `Diverged` unless all numbers are finite."""
+        """Raises `Diverged` unless all numbers are finite, but for the infinite logarithms that a
+        profile has of zeros."""
         for name, value in configuration.flatten(measured).items():
-            if not np.all(np.isfinite(value)):
+            logarithms = name.startswith("profile.")
+            if np.any(np.isnan(value)) or not (logarithms or np.all(np.isfinite(value))):
                 raise Diverged(
                     f"{name} is {value} at step {step}, all was finite at step {self._finite}; "
                     "try a lower optimizer.lr or a positive optimizer.clip_norm."

@@ -151,7 +151,9 @@ def train(config, workdir, until=None, trunk=None, seeds=()):
 
     devices = parallel.PARALLEL[config.parallel](*[seeds] if seeds else ())
     model = fitting.make_model(config, dataset)
-    fitting.check_rules(config, jax.eval_shape(model.init)[0])
+    params = jax.eval_shape(model.init)[0]
+    fitting.check_rules(config, params)
+    fitting.check_profile(config, params)
     method = fitting.make_method(config, model, dataset)
     # The latent face is part of the optimizer.
     change_bases = method is not None and low_rank.face(config) == "factored"

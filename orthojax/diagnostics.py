@@ -60,10 +60,12 @@ def isometry_gap(x: jax.Array) -> jax.Array:
     Shape [...].
     """
     x = at_least_float32(x)
-    s = jnp.linalg.svd(x, compute_uv=False)[..., : x.shape[-2]]
     if x.shape[-2] > x.shape[-1]:
         return jnp.full(x.shape[:-2], jnp.inf, x.dtype)
-    return jnp.log(jnp.mean(s * s, axis=-1)) - jnp.mean(2 * jnp.log(s), axis=-1)
+    s, _ = _scaled(jnp.linalg.svd(x, compute_uv=False), -1)  # The scale cancels.
+    gap = jnp.log(jnp.mean(s * s, axis=-1)) - jnp.mean(2 * jnp.log(s), axis=-1)
+    # Zeros have no mean either.
+    return jnp.where(s[..., 0] == 0, jnp.inf, gap)
 
 
 def isometry(x: jax.Array) -> jax.Array:
@@ -268,9 +270,10 @@ def subspace_isometry(
     """Whether the Jacobian J of f: [n] -> [n'] at one example x [n] carries the span of v_in [n, m]
     isometrically to that of v_out [n', m], both with orthonormal columns.
 
-    If it does in every layer, one span after the other, and |J|_2 <= 1, then |g_in| >=
-    |V_out' g_out| for the gradients at both ends of a network of any depth. Subspace orthogonality:
-    Massucco, Murari, Schoenlieb 2025, arXiv:2508.02882.
+    If it does in every layer, one span after the other, then |g_in| >= |V_out' g_out| for the
+    gradients at both ends of a network of any depth, since |V_in' J'g_out| = |(J V_in)' g_out|; and
+    |g_in| <= |g_out| if also |J|_2 <= 1. Subspace orthogonality: Massucco, Murari, Schoenlieb 2025,
+    arXiv:2508.02882.
 
     >>> import jax, jax.numpy as jnp
     >>> v = jnp.eye(3)[:, :1]

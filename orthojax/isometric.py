@@ -8,7 +8,7 @@ layer, `isometric_dense` the modified feedforward one.
 
 An orthogonal Jacobian keeps gradients at any depth. It does not keep inputs apart: folds along all
 n directions with independent kernels map all inputs to one direction within some hundred layers;
-few folds a layer, or one kernel for all layers, do not.
+few folds a layer do so more slowly, one kernel for all layers does not.
 """
 
 from collections.abc import Callable, Sequence

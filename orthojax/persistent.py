@@ -6,14 +6,14 @@ formulas are derived here, the match to those of the paper is not confirmed): fo
 basis V [n, m] of a subspace, the Jacobian J = dy/dx [n, n] satisfies J V = V R with an orthogonal R
 [m, m], at every depth and for every input.
 
-What it gives: if also |J|_2 <= 1, or J is block-diagonal in V and its complement, then J'V = V R',
-so that
+What it gives: the gradient at the input, J'g for g at the output, has V'J'g = (J V)'g = R'V'g, so
 
   |gradient at the input| >= |V' gradient at the output|   at any depth,
 
-and |J|_2 <= 1 bounds the former from above by |gradient at the output|. Proof of J'V = V R' from
-|J|_2 <= 1: for a unit vector u = J v, v in the subspace, 1 >= |J'u| >= <J'u, v> = |u|^2 = 1, so
-J'u = v.
+and |J|_2 <= 1 bounds the former from above by |gradient at the output|. If |J|_2 <= 1, or J is
+block-diagonal in V and its complement, also J'V = V R': what the gradient has in the subspace stays
+there, and nothing of it grows. Proof from |J|_2 <= 1: for a unit vector u = J v, v in the subspace,
+1 >= |J'u| >= <J'u, v> = |u|^2 = 1, so J'u = v.
 
 All functions are pure, of static sizes, and can be mapped over the key. Only the weights begin in
 this form; nothing holds them there.

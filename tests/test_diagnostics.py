@@ -38,7 +38,9 @@ def test_the_isometry_gap_is_that_of_the_gram_matrix(x64):
     assert diagnostics.isometry_gap(x) == pytest.approx(expected)
     assert diagnostics.isometry_gap(10 * x) == pytest.approx(expected)
     assert diagnostics.isometry_gap(3 * orthonormal(0, (7, 4)).T) == pytest.approx(0, abs=1e-12)
-    assert np.isinf(diagnostics.isometry_gap(gaussian(0, (7, 4))))
+    assert diagnostics.isometry_gap(1e200 * x) == pytest.approx(expected)
+    assert np.isposinf(diagnostics.isometry_gap(gaussian(0, (7, 4))))
+    assert np.isposinf(diagnostics.isometry_gap(np.zeros((4, 7))))
 
 
 def test_basis_stability_sees_the_bases_and_not_the_spectrum(x64):

@@ -21,7 +21,7 @@ class Dense(flax.linen.Module):
 
 def test_the_python_of_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     batch = jnp.ones((2, 4))
     params = Dense().init(jax.random.key(0), batch)["params"]
 
@@ -43,6 +43,7 @@ def test_the_python_of_the_readme_runs():
     for block in others:
         exec(block, names)
     assert names["method"].is_due(1000)
+    assert names["hidden"].layers.kernel.shape == (200, 100, 10)
 
 
 def test_every_map_has_a_row_in_the_readme():

@@ -78,6 +78,32 @@ def test_a_profile_has_the_gap_and_the_gradient_of_each_layer(trained):
     assert (workdir / "profile.png").stat().st_size > 10_000
 
 
+def test_a_profile_of_zeros_and_of_narrow_kernels_is_no_divergence(tmp_path):
+    # ReZero's inner kernels have no gradient at first, folds have more rows than columns.
+    config = pso_depth.base("mnist_5k", 1, 1)
+    config.update({"seeds": (), "batch_size": 20})
+    config.profile = {"every": 1, "kernels": "hidden/layers/inner/kernel"}
+    config.model.update({"block": "rezero", "width": 6, "depth": 2})
+    run.train(config, tmp_path)
+    norms = logged(tmp_path, "profile")[0]["log_grad_norm"]
+    assert norms["hidden/layers/inner/kernel"] == [-np.inf, -np.inf]
+
+    config.model.update({"block": "fold", "folds": 3})
+    dataset = data.load("mnist_5k")
+    model = training.make_model(config, dataset)
+    state = training.init_state(model, training.make_optimizer(config), 0)
+    batch = dataset.train.take(np.arange(20))
+    gaps = evaluation.make_profile(model, "hidden/layers/kernel", *batch)(state)["isometry_gap"]
+    np.testing.assert_allclose(gaps["hidden/layers/kernel"], 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernels", ["hidden/layers/kern", ".*kernel"])
+def test_a_profile_is_of_stacked_kernels(kernels, tmp_path):
+    config = deep(**{"profile.kernels": kernels})
+    with pytest.raises(configuration.ConfigurationError, match=r"out\]: hidden/layers/kernel\."):
+        run.run(config, tmp_path)
+
+
 def test_the_cost_of_a_program_with_a_loop_over_layers_is_not_told(trained):
     workdir, *_ = trained
     assert '"flops": null' in (workdir / "timing.jsonl").read_text()

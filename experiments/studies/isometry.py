@@ -4,9 +4,9 @@ X_0 = (1 - f) I + f u v', u and v uniform in [0, 1]^d; X_{l+1} = BN(W_l X_l) wit
 scale of eq. 4 of Meterez et al. 2023, arXiv:2310.02012; batch and width d, float64. Their Figure 1.
 
 Drawn dashed is the law near isometry: BN after a rotation W deletes the diagonal of W E W', where
-X X' = I + E, so that E|E|^2 and with it the gap falls by 1 - 2 / (d + 2) a layer. Dotted is the
-bound of their Theorem 1, gap_0 exp(-l / k), k = C d^2 (1 + d gap_0), with C = .015, the value of
-their code.
+X X' = I + E, so that E|E|^2 and with it the gap shrinks by the factor 1 - 2 / (d + 2) a
+layer. Dotted is the bound of their Theorem 1, gap_0 exp(-l / k), k = C d^2 (1 + d gap_0), with C =
+.015, the value of their code.
 """
 
 import jax

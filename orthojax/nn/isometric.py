@@ -42,7 +42,7 @@ class Fold(nnx.Module):
         """
         Args:
           width: n, features of input and output.
-          folds: h, at most n, the default. Few of them keep different inputs apart.
+          folds: h, at most n, the default. With few of them different inputs stay apart for longer.
           activation: piecewise affine with two slopes.
           slopes: these two.
           kernel_init: of matrices with orthonormal columns.

@@ -105,7 +105,12 @@ def _initializer(name, initial):
 
 
 def persistent_stack(
-    blocks: Persistent, *, residual: bool, multiplier: float | None = None, **options
+    blocks: Persistent,
+    *,
+    residual: bool,
+    multiplier: float | None = None,
+    precision: jax.lax.PrecisionLike = None,
+    **options,
 ) -> Stack:
     """A `Stack` of `TwoLayer` with the weights `blocks`, e.g. of `orthojax.persistent.shared`.
 
@@ -117,6 +122,7 @@ def persistent_stack(
       residual: the type they are made for: True for `projection`, False for `shared`, `block` and
         `looks_linear`, either for the baselines.
       multiplier: as of `TwoLayer`; ReZero is `kaiming` with 0.0.
+      precision: of the products; "highest" on an accelerator for a subspace kept to float32.
       **options: of `Stack`: `remat`, `unroll`.
 
     >>> import jax
@@ -138,6 +144,7 @@ def persistent_stack(
             outer=outer,
             outer_bias=outer_bias,
             param_dtype=blocks.inner.dtype,
+            precision=precision,
             rngs=rngs,
         )
 
@@ -148,9 +155,10 @@ class Fixup(nnx.Module):
     """x -> x + a (relu((x + b_0) B + b_1) + b_2) A + b_3, the residual block of Fixup with the
     trained scalars `multiplier` a and `biases` b [4].
 
-    B (`inner/kernel`) is Gaussian with variance 2/n times L^(-1/2) for L = `depth` blocks, A
+    B (`inner/kernel`) is Gaussian with variance 2/(L n) for L = `depth` blocks, A
     (`outer/kernel`) and the biases are 0, a is 1: Zhang, Dauphin, Ma 2019, arXiv:1901.09321, who
-    scale by L^(-1/(2m - 2)) for m = 2 layers a block and begin with a head of zeros.
+    scale the He standard deviation by L^(-1/(2m - 2)), for m = 2 layers a block L^(-1/2), and begin
+    with a head of zeros.
     """
 
     def __init__(
