@@ -26,9 +26,11 @@ from orthojax.maps import MAPS, cayley, exponential, householder, low_rank, pola
 from orthojax.matrices import MatrixAxes, label_by_path
 from orthojax.parameterization import Parameterization
 from orthojax.tracing import call_order
+from orthojax.transforms.landing import landing, pogo
 from orthojax.transforms.oialr import OIALRState, oialr
 from orthojax.transforms.orthogonal import orthogonal
 from orthojax.transforms.reparameterize import ReparameterizeState, reparameterize
 from orthojax.transforms.riemannian import retract, riemannian_gradient
+from orthojax.transforms.vector_adam import ScaleByVectorAdamState, scale_by_vector_adam
 
 __version__ = "0.1.0"

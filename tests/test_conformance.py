@@ -11,6 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from matrices_of import gaussian, orthonormal
 
 import orthojax
+from orthojax.transforms.landing import landing, pogo
+from orthojax.transforms.vector_adam import scale_by_vector_adam
 
 MATRICES = {"a": (6, 4), "none": None, "nested": ({"wide": (4, 6)},)}
 MODEL = {
@@ -26,6 +28,15 @@ def _links(lr=0.1):
         optax.scale_by_learning_rate(lr),
         orthojax.retract("cayley"),
     )
+
+
+def _pogo(lr=0.1):
+    steps = scale_by_vector_adam(), optax.scale_by_learning_rate(lr), pogo()
+    return optax.chain(*steps)
+
+
+def _landing(lr=0.1):
+    return optax.chain(optax.trace(0.9), optax.scale_by_learning_rate(lr), landing())
 
 
 def _reparameterize(lr=0.1, *, name, rebase_every=None):
@@ -60,6 +71,8 @@ TRANSFORMATIONS = {
     "low_rank": (_low_rank, MATRICES),
     "riemannian_gradient": (lambda lr=0.1: orthojax.riemannian_gradient(), MATRICES),
     "links": (_links, MATRICES),
+    "pogo": (_pogo, MATRICES),
+    "landing": (_landing, MATRICES),
     "retract_qr": (lambda lr=0.1: orthojax.retract("qr"), MATRICES),
     "oialr": (_oialr, MODEL),
     "orthogonal": (lambda lr=0.1: orthojax.orthogonal(optax.adam(lr)), MODEL),
