@@ -65,19 +65,26 @@ def shared(
     k: int | None = None,
     radius: float = 4.0,
     dtype=jnp.float32,
+    *,
+    residual: bool = False,
 ) -> Persistent:
-    """Type A, x <- relu(x Q) Q' with one Haar matrix Q [n, n] for all blocks.
+    """Type A, x <- relu(x Q) Q', or B, x <- x - relu(x Q) Q', with one Haar matrix Q [n, n] for all
+    blocks.
 
-    Q diag(xQ > 0) Q' is a projection, and the second block finds its input there: J is the same at
-    every depth, its singular values all 0 or 1, |J|_2 = 1. The subspace kept is that of the columns
-    of Q active for this input, about half of them: `subspace` is None.
+    Q diag(xQ > 0) Q' and, of type B, Q diag(xQ <= 0) Q' are projections, and the second block finds
+    its input there: J is the same at every depth, its singular values all 0 or 1, |J|_2 = 1. The
+    subspace kept is that of the columns of Q active for this input, of type B of the others, about
+    half of them: `subspace` is None. Of type B the first block leaves nothing for the others to
+    take away: their units are at 0, active by rounding only, and the outer kernels have gradients
+    of that size at first.
 
-    With `k` a bias decides: x <- (relu(x Q + b) - b) Q', b = `radius` on the first n - k columns
-    and 0 on the rest. Where (x Q)_i >= -radius on those columns, as for all |x| <= radius, they
-    pass unchanged and span `subspace`; elsewhere J is still a projection.
+    With `k` a bias b decides, `radius` on the first n - k columns and 0 on the rest:
+    x <- (relu(x Q + b) - b) Q', of type B x - relu(x Q - b) Q'. Where (x Q)_i >= -radius, of type B
+    <= radius, on those columns, as for all |x| <= radius, they pass unchanged and span `subspace`;
+    elsewhere J is still a projection.
 
     Round-off does not average out over blocks of one matrix: in float32, where Q'Q is I to 2e-7,
-    singular values are 1 to about 4e-5 at depth 200.
+    singular values of type A are 1 to about 4e-5 at depth 200.
 
     Args:
       key: of `jax.random`.
@@ -86,6 +93,7 @@ def shared(
       k: dimension left free, 0 to n; None for no bias.
       radius: at the scale of the inputs' entries, for a standard one about 4.
       dtype: of all arrays.
+      residual: type B.
 
     >>> import jax
     >>> shared(jax.random.key(0), 50, 8, k=3).subspace.shape
@@ -97,19 +105,32 @@ def shared(
     if k is not None:
         _check_k(k, width, 0)
         bias, subspace = bias.at[: width - k].set(radius), q[:, : width - k]
-    return Persistent(
-        *_repeat(depth, q, bias, q.T, -matmul(q, bias)),
-        subspace,
-    )
+    if residual:
+        block = (q, -bias, -q.T, jnp.zeros(width, dtype))
+    else:
+        block = (q, bias, q.T, -matmul(q, bias))
+    return Persistent(*_repeat(depth, *block), subspace)
 
 
-def projection(key: jax.Array, depth: int, width: int, k: int, dtype=jnp.float32) -> Persistent:
-    """Type B, x <- x - relu(x U R_l) (U R_l)' with one U [n, k] of orthonormal columns and Haar
-    matrices R_l [k, k], a new one a block; h = k.
+def projection(
+    key: jax.Array,
+    depth: int,
+    width: int,
+    k: int,
+    dtype=jnp.float32,
+    *,
+    residual: bool = True,
+) -> Persistent:
+    """Type B, x <- x - relu(x U_l) U_l', or A, x <- x V V' + relu(x U_l) U_l', where Q = [V, W]
+    [n, n] is Haar and one for all blocks, W of k columns, and U_l = W R_l, R_l [k, k] Haar, a new
+    one a block.
 
-    J is the identity on the complement of U, which is `subspace`, n - k dimensions, and
-    |J|_2 <= 1: a block's own is I - P for a projection P within U. On U it vanishes with depth; at
-    k = n nothing else is left.
+    J is the identity on `subspace`, V, of n - k dimensions, and |J|_2 <= 1: a block's own is a
+    projection. On W it vanishes with depth; at k = n nothing else is left.
+
+    Type B has h = k hidden units. Type A takes two for each dimension of V, z = relu(z) - relu(-z):
+    B_l = [V, -V, U_l] and A_l = [V, -V, U_l]' with h = 2 (n - k) + k = 2n - k, more than n for all
+    k < n.
 
     Raises:
       ValueError: `k` is not in 1 to n.
@@ -118,27 +139,50 @@ def projection(key: jax.Array, depth: int, width: int, k: int, dtype=jnp.float32
     _check_k(k, width, 1)
     key, inner_key = jax.random.split(key)
     q = haar(key, (width, width), dtype)
-    inner = matmul(q[:, :k], haar(inner_key, (depth, k, k), dtype))
-    return _without_bias(inner, -inner.mT, q[:, k:])
+    w, v = q[:, :k], q[:, k:]
+    inner = matmul(w, haar(inner_key, (depth, k, k), dtype))
+    if residual:
+        return _without_bias(inner, -inner.mT, v)
+    (kept,) = _repeat(depth, v)
+    inner = jnp.concatenate([kept, -kept, inner], axis=-1)
+    return _without_bias(inner, inner.mT, v)
 
 
-def block(key: jax.Array, depth: int, width: int, k: int, dtype=jnp.float32) -> Persistent:
-    """Type A, x <- x V O_l V' + relu(x W K_l) M_l W', where Q = [V, W] [n, n] is Haar and one for
-    all blocks, V of m = n - k columns, and O_l [m, m] is Haar, a new one a block.
+def block(
+    key: jax.Array,
+    depth: int,
+    width: int,
+    k: int,
+    dtype=jnp.float32,
+    *,
+    residual: bool = False,
+) -> Persistent:
+    """Type A, x <- x V O_l V' + relu(x W K_l) M_l W', or B, x <- x + relu(x W K_l) M_l W', where
+    Q = [V, W] [n, n] is Haar and one for all blocks, V of m = n - k columns, and O_l [m, m] is
+    Haar, a new one a block.
 
-    z = relu(z) - relu(-z) takes two hidden units a dimension of V: B_l = [V O_l, -V O_l, W K_l]
-    and A_l = [V O_l', ...]' with h = n in all leave r = n - 2m = 2k - n units to the rest, K_l [k,
-    r] with variance 2/k (He et al. 2015, arXiv:1502.01852) and M_l [r, k] with 1/r, which keep
-    the mean square. J = V O V' + W R W' is block-diagonal, so that gradients are kept on
-    `subspace`, V; but it is not a contraction: the Gaussian rest R has |R|_2 > 1 for a block, and
-    over many blocks it behaves as a `kaiming` network of width k.
+    J is block-diagonal, V O V' + W R W', of type B with O = I, so that gradients are kept on
+    `subspace`, V; but it is no contraction: a block's |R|_2 > 1. K_l [k, r] is Gaussian with
+    variance 2/k (He et al. 2015, arXiv:1502.01852), M_l [r, k] with one by which R neither dies out
+    nor explodes in the mean square:
+
+    - Type A: 1/r. Over many blocks R behaves as a `kaiming` network of width k. As
+      z = relu(z) - relu(-z) takes two hidden units a dimension of V, B_l = [V O_l, -V O_l, W K_l]
+      and A_l = [V, -V, W M_l']', h = n in all leave r = n - 2m = 2k - n.
+    - Type B: 1/(r L), r = h = k. The branch has mean zero given its input and, with 1/r, the same
+      mean square: at 1/r each block doubles that of x W and of a column of R, L of them make 2^L.
+      A factor L^(-1/2) of M_l leaves (1 + 1/L)^L < e.
 
     Raises:
-      ValueError: `k` is not in n/2 to n: fewer than two hidden units a dimension of V.
+      ValueError: `k` is not in n/2 to n, with which there are fewer than two hidden units a
+        dimension of V, or of type B not in 1 to n.
     """
     _check(depth, width)
     m, rest = width - k, 2 * k - width
-    if rest < 0 or k > width:
+    if residual:
+        _check_k(k, width, 1)
+        rest = k
+    elif rest < 0 or k > width:
         raise ValueError(
             f"`k` is between width / 2 and width, as each of the width - k dimensions kept takes "
             f"two of width={width} hidden units, got k={k}."
@@ -146,12 +190,15 @@ def block(key: jax.Array, depth: int, width: int, k: int, dtype=jnp.float32) -> 
     keys = jax.random.split(key, 4)
     q = haar(keys[0], (width, width), dtype)
     v, w = q[:, :m], q[:, m:]
-    turned = matmul(v, haar(keys[1], (depth, m, m), dtype))
     free_in = jax.random.normal(keys[2], (depth, k, rest), dtype) * (2 / k) ** 0.5
     free_out = jax.random.normal(keys[3], (depth, rest, k), dtype) / max(rest, 1) ** 0.5
-    back = jnp.broadcast_to(v.T, (depth, m, width))
-    inner = jnp.concatenate([turned, -turned, matmul(w, free_in)], axis=-1)
-    outer = jnp.concatenate([back, -back, matmul(free_out, w.T)], axis=-2)
+    inner, outer = matmul(w, free_in), matmul(free_out, w.T)
+    if residual:
+        return _without_bias(inner, outer / depth**0.5, v)
+    turned = matmul(v, haar(keys[1], (depth, m, m), dtype))
+    (back,) = _repeat(depth, v.T)
+    inner = jnp.concatenate([turned, -turned, inner], axis=-1)
+    outer = jnp.concatenate([back, -back, outer], axis=-2)
     return _without_bias(inner, outer, v)
 
 

@@ -10,8 +10,9 @@ import pytest
 from jax.extend import core
 from matrices_of import defect, gaussian, orthonormal
 
+from orthojax import landing, pogo
 from orthojax.matrices import MatrixAxes
-from orthojax import _spectral_bound, landing, pogo
+from orthojax.transforms.landing import _spectral_bound
 
 SHAPES = [(4, 4), (6, 3)]
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -4,8 +4,8 @@ import numpy as np
 import optax
 from matrices_of import gaussian, orthonormal
 
-from orthojax.matrices import MatrixAxes
 from orthojax import scale_by_vector_adam
+from orthojax.matrices import MatrixAxes
 
 STACK = MatrixAxes(-2, -1)
 
