@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from flax import nnx
 
 import orthojax
 from experiments import configuration, data, evaluation, low_rank, models, training
@@ -55,9 +56,21 @@ def make_model(config, dataset) -> training.Model:
             f"for {dataset.task}, has {', '.join(given)}."
         )
     try:
-        return training.make_model(config, dataset)
+        model = training.make_model(config, dataset)
     except ValueError as error:
         raise configuration.ConfigurationError(f"model.name={name}: {error}") from error
+    devices = jax.local_device_count()
+    if config.parallel == "pmap" and devices > 1 and _has_batch_statistics(model):
+        raise configuration.ConfigurationError(
+            f"parallel=pmap would normalize on each of the {devices} devices by the moments of its "
+            f"part of the batch, and model.name={name} has batch statistics here; set parallel=jit."
+        )
+    return model
+
+
+def _has_batch_statistics(model):
+    module = nnx.eval_shape(lambda: nnx.merge(model.train, *model.init()))
+    return bool(jax.tree.leaves(nnx.state(module, nnx.BatchStat)))
 
 
 def check_rules(config, params):

@@ -1,7 +1,8 @@
 """Data parallelism over the local devices: the batch is split, the state is on each device.
 
-Both kinds take the same mean over the whole batch, so they differ from one device in rounding only;
-but under `pmap` each device normalizes its part of the batch by the moments of that part.
+Both kinds take the same mean over the whole batch, so they differ from one device in rounding only.
+Models with batch statistics need "jit": under "pmap" each device would normalize its part of the
+batch by the moments of that part.
 """
 
 from collections.abc import Callable

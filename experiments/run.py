@@ -139,7 +139,8 @@ def train(config, workdir, until=None, trunk=None, seeds=()):
 
     Raises:
       ConfigurationError: a value cannot be right, or `workdir` belongs to another run.
-      Diverged: a measurement is not finite; the checkpoints are of finite states only.
+      Diverged: a measurement is not finite; the checkpoints are of finite states only, but with
+        `seeds` they may hold models that have diverged beside those that go on.
       Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
     workdir = Path(workdir)

@@ -19,6 +19,7 @@ OPTIONS = {
         "activation": "tanh",
         "norm": "batch",
         "bias": True,
+        "gain": 0.8,
         "gain_exponent": 0.5,
         "shaping": "none",
         "kernel_init": "orthogonal",
@@ -129,13 +130,14 @@ def test_the_mlp_is_its_formula(norm):
     p = {k: np.asarray(x, np.float64) for k, x in named(nnx.state(model, nnx.Param)).items()}
     x = np.float64(images.reshape(5, -1))
     kernels = [p["embed/kernel"], *p["hidden/layers/kernel"]]
+    gain = OPTIONS["deep_mlp"]["gain"]
     for i, kernel in enumerate(kernels):  # All biases are 0.
         x = x @ kernel
         if norm == "batch":
             x = x - x.mean(axis=0)
         if norm != "none":
             x = x / np.sqrt(np.mean(x**2, axis=0) + 1e-5)
-        x = np.tanh(x / np.sqrt(i + 1))
+        x = np.tanh(gain * x / np.sqrt(i + 1))
     outputs = nnx.jit(lambda model: model(images))(model)
     np.testing.assert_allclose(outputs, x @ p["head/kernel"], rtol=1e-3, atol=1e-4)
 
@@ -168,7 +170,8 @@ def test_ends_and_hidden_kernels_start_as_chosen():
 )
 def test_a_shaped_network_keeps_images_apart_and_their_mean_square(activation, shaping, cosine):
     """`cosine`: what the kernel map of a wide network says of two orthogonal images."""
-    shaped = {"activation": activation, "shaping": shaping, "norm": "none", "gain_exponent": 0.0}
+    shaped = {"activation": activation, "shaping": shaping, "norm": "none"}
+    shaped |= {"gain": 1.0, "gain_exponent": 0.0}
     options = OPTIONS["deep_mlp"] | shaped | {"width": 100, "depth": 50}
     x = np.zeros((2, *IMAGE), np.float32)  # Neither has a pixel of the other, nor its scale.
     x[0, :4], x[1, 4:] = images[0, :4], 9 * images[1, 4:]

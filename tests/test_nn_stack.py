@@ -17,9 +17,10 @@ class Layer(nnx.Module):
         self.norm = nnx.BatchNorm(WIDTH, momentum=0.5, rngs=rngs)
         self.drop = nnx.Dropout(0.3, rngs=rngs)
         self.gain = nnx.Variable(gain)
+        self.basis = nnx.Variable(jnp.eye(WIDTH))
 
     def __call__(self, x):
-        return self.drop(jnp.tanh(self.gain[...] * self.norm(self.linear(x))))
+        return self.drop(jnp.tanh(self.gain[...] * self.norm(self.linear(x)) @ self.basis[...]))
 
 
 def stack(**options):
@@ -92,9 +93,51 @@ def test_the_program_of_a_stack_does_not_grow_with_its_depth():
         graph, state = nnx.split(whole)
         return str(
             jax.make_jaxpr(lambda state: nnx.merge(graph, state, copy=True)(X))(state)
-        ).count("\n")
+        ).count(" = ")
 
     assert equations(1000) == equations(10)
+
+
+def test_what_no_layer_changes_is_not_written_again():
+    class Swapping(Layer):
+        def __init__(self, rngs, gain):
+            super().__init__(rngs, gain)
+            self.calls = nnx.Variable(jnp.zeros([]))
+
+        def __call__(self, x):
+            self.calls[...], self.gain[...] = self.gain[...], self.calls[...]
+            return super().__call__(x)
+
+    whole = Stack(Swapping, DEPTH, jnp.arange(1.0, 1 + DEPTH), rngs=nnx.Rngs(0))
+    graph, state = nnx.split(whole)
+    jaxpr = jax.make_jaxpr(lambda state: nnx.merge(graph, state, copy=True)(X))(state)
+    (scan,) = (equation for equation in jaxpr.eqns if equation.primitive.name == "scan")
+    moving = [x.aval.shape[1:] for x in scan.outvars[1:]]
+    # Calls, count of dropout, gain, mean and variance; no key and no basis.
+    assert sorted(moving) == [(), (), (), (WIDTH,), (WIDTH,)]
+    whole(X)
+    np.testing.assert_array_equal(whole.layers.calls[...], jnp.arange(1.0, 1 + DEPTH))
+    assert whole.layers.basis[...].shape == (DEPTH, WIDTH, WIDTH)
+
+
+def test_layers_are_counted_as_in_python():
+    whole = stack()
+    np.testing.assert_array_equal(whole.layer(-1).gain[...], whole.layers.gain[...][DEPTH - 1])
+    for module in (whole, Repeat(whole.layer(0), DEPTH)):
+        for index in (DEPTH, -DEPTH - 1):
+            with pytest.raises(IndexError, match=f"from -5 to 4, got {index}"):
+                module.layer(index)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "dtype", "got"),
+    [(3, None, r"float32\[6, 3\]"), (4, "bfloat16", r"bfloat16\[6, 4\]")],
+)
+def test_a_layer_that_changes_shape_or_dtype_is_told(outputs, dtype, got):
+    make = lambda rngs: nnx.Linear(WIDTH, outputs, dtype=dtype, rngs=rngs)
+    for module in (Stack(make, 3, rngs=nnx.Rngs(0)), Repeat(make(nnx.Rngs(0)), 3)):
+        with pytest.raises(ValueError, match=rf"shape and dtype, float32\[6, 4\], got {got}: make"):
+            module(X)
 
 
 def test_repeat_is_one_layer_several_times():

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from oialr_runs import logged
+from oialr_runs import logged, use_devices
 
-from experiments import configuration, data, depth_figures, evaluation, run, training
+from experiments import configuration, data, depth_figures, evaluation, fitting, run, training
 from experiments.configs import bn_training, pso_depth
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -23,8 +23,6 @@ def deep(**changes):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    from oialr_runs import use_devices
-
     workdir = tmp_path_factory.mktemp("deep")
     with pytest.MonkeyPatch.context() as patch:
         use_devices(patch, 1)
@@ -117,6 +115,18 @@ def test_an_arm_of_another_model_gives_all_of_its_fields():
     config.arms = {"mlp": {"model": {"name": "deep_mlp", "width": 5}}}
     with pytest.raises(configuration.ConfigurationError, match=r"needs model\.depth"):
         configuration.arms(config)
+
+
+def test_statistics_of_parts_of_the_batch_are_refused(monkeypatch):
+    dataset = data.load("mnist_5k")
+    use_devices(monkeypatch, 2)
+    message = "parallel=pmap .* 2 devices .*model.name=deep_mlp has batch stat.*set parallel=jit"
+    with pytest.raises(configuration.ConfigurationError, match=message):
+        fitting.make_model(deep(parallel="pmap"), dataset)
+    fitting.make_model(deep(), dataset)
+    fitting.make_model(deep(parallel="pmap", **{"model.norm": "none"}), dataset)
+    use_devices(monkeypatch, 1)
+    fitting.make_model(deep(parallel="pmap"), dataset)
 
 
 def test_more_arms_than_colours_are_not_drawn(tmp_path):

@@ -100,6 +100,42 @@ def test_log_norms_of_gradients_are_those_of_the_network_written_out():
     assert own["rate"] == pytest.approx((expected[0] - expected[2]) / 2, abs=1e-4)
 
 
+def test_the_rate_is_the_slope_of_the_middle_layers():
+    layers = np.arange(300.0)
+    bent = np.where(layers < 10, 70.0, 80 - layers / 4)  # Ends that differ are left out.
+    bent[181:] = -3
+    assert gradients.rate(bent) == pytest.approx(0.25)
+    assert np.isnan(gradients.rate(bent[:1]))
+    assert np.isnan(gradients.rate(np.full(20, np.inf)))
+
+
+def test_rates_are_drawn_with_the_exponents_of_their_powers(tmp_path, capsys, monkeypatch):
+    def powers(config, dataset):  # As of layers with a rate of gain^3.
+        return lambda key, images, labels: -(config.model.gain**3) * jnp.arange(30.0)
+
+    monkeypatch.setattr(gradients, "make_log_norms", powers)
+    along = {"study__along": "model.gain", "study__at": (0.5, 1.0), "study__measure": "rate"}
+    studies.run(small(**along), tmp_path)
+    assert [float(row["rate"]) for row in table(tmp_path)] == [0.125, 0.125, 1, 1]
+    assert re.search(
+        r"rate of explosion, gain: .*\n.*\n +local exponent +3\.0", capsys.readouterr().out
+    )
+    assert (tmp_path / "rate.png").stat().st_size > 10_000
+    studies.run(small(**(along | {"study__measure": "log_norm"})), tmp_path)  # Nothing is measured.
+    assert (tmp_path / "gradients.png").exists()
+
+
+def test_an_arm_whose_data_are_missing_is_left_out_of_the_figure():
+    arms = {"here": small(), "missing": small()}
+    rows = [
+        {"arm": "here", "model.depth": depth, "first": 1.0, "layers": [0, 1], "log_norms": [1, 0]}
+        for depth in (3, 4)
+    ]
+    figures, lines = gradients.report(arms, rows)
+    assert [line.get_label() for line in figures["gradients"].axes[0].lines] == ["here"]
+    assert [line[1:] for line in lines[1:]] == [["1.00", "1.00"], ["-", "-"]]
+
+
 def test_repeated_images_are_so_many_different_ones():
     images, labels = gradients.batches(small(study__distinct=5), common.load_data("mnist_5k", ""))
     assert images.shape[:2] == labels.shape == (2, 12)
@@ -247,6 +283,7 @@ def test_gradients_that_overflow_are_said_to(tmp_path, capsys, monkeypatch):
         ({"study__along": "model.dept"}, ["study.along", "model.depth"]),
         ({"study__at": ()}, ["study.at", "model.depth"]),
         ({"study__at": ("deep",)}, ["study.at", "model.depth='deep'"]),
+        ({"study__measure": "rates"}, ["study.measure", "nearest: rate"]),
         ({"study__distinct": 13}, ["study.distinct", "batch_size=12", "13"]),
         ({"arms": {"a": {"study": {"widths": (3,)}}}}, ["arms.a", "study.widths"]),
         ({"preset": bn_isometry, "study__widths": (1,)}, ["study.widths", "from 2 on"]),

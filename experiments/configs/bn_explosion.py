@@ -28,6 +28,7 @@ def get_config():
         "activation": "identity",
         "norm": "batch_no_mean",
         "bias": False,
+        "gain": 1.0,
         "gain_exponent": 0.0,
         "shaping": "none",
         "kernel_init": "orthogonal",
@@ -39,6 +40,7 @@ def get_config():
         "at": (5, 10, 20, 50, 100, 200, 500, 1000),
         "kernel": "hidden/layers/kernel",
         "distinct": 0,
+        "measure": "log_norm",
     }
     c.arms = {"orthogonal": {}, "Gaussian": {"model": {"kernel_init": "xavier_normal"}}}
     return c

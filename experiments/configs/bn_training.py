@@ -59,6 +59,7 @@ def base(data, steps, evaluations):
         "activation": "tanh",
         "norm": "batch",
         "bias": True,
+        "gain": 1.0,
         "gain_exponent": 0.4,
         "shaping": "none",
         "kernel_init": "orthogonal",

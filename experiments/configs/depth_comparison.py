@@ -19,6 +19,7 @@ MLP = {
     "activation": "tanh",
     "norm": "none",
     "bias": True,
+    "gain": 1.0,
     "gain_exponent": 0.0,
     "shaping": "none",
     "kernel_init": "orthogonal",

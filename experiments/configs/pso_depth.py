@@ -23,10 +23,13 @@ TYPE_A = {
     "shared": "shared",
     "block": "block",
     "looks-linear": "looks_linear",
+    "projection, feedforward": "projection_feedforward",
 }
 TYPE_B = {
     "Kaiming, residual": "kaiming_residual",
     "projection": "projection",
+    "shared, residual": "shared_residual",
+    "block, residual": "block_residual",
     "ReZero": "rezero",
     "Fixup": "fixup",
 }
@@ -52,7 +55,8 @@ def get_config(size="small"):
 def model(name, depth):
     """The fields of the model `name` of `TYPE_A` or `TYPE_B`."""
     block = (TYPE_A | TYPE_B)[name]
-    return {"block": block, "depth": depth, "k": 50 if block in ("block", "projection") else 0}
+    halved = block.startswith(("block", "projection"))
+    return {"block": block, "depth": depth, "k": 50 if halved else 0}
 
 
 def base(data, seeds, steps, vmap_seeds=False):

@@ -1,5 +1,6 @@
 """Perceptrons of any depth from blocks of two kernels, or of folds, by what they start from."""
 
+import functools
 import math
 
 import jax.numpy as jnp
@@ -27,6 +28,12 @@ PERSISTENT = {
         lambda key, depth, width, k: persistent.looks_linear(key, depth, width),
     ),
     "projection": (True, persistent.projection),
+    "shared_residual": (
+        True,
+        lambda key, depth, width, k: persistent.shared(key, depth, width, k or None, residual=True),
+    ),
+    "block_residual": (True, functools.partial(persistent.block, residual=True)),
+    "projection_feedforward": (False, functools.partial(persistent.projection, residual=False)),
     "rezero": (True, lambda key, depth, width, k: persistent.kaiming(key, depth, width)),
 }
 
@@ -59,18 +66,20 @@ class DeepBlocks(nnx.Module):
     `hidden/layers/inner/kernel` [depth, width, width] and `outer/kernel` of blocks of two layers,
     `hidden/layers/kernel` [depth, width, folds] of folds, `kernel` and `out_kernel`
     [depth, width, width] of isometric layers, all without the axis of the depth if `sharing` is
-    "tied"; `head/kernel` [width, num_classes]. A "projection" has k hidden units.
+    "tied"; `head/kernel` [width, num_classes]. A "projection" and a "block_residual" have k hidden
+    units, a "projection_feedforward" 2 width - k.
 
     Args:
         width: n.
         depth: number of blocks, L.
         block: what a block is and what it starts from. x -> relu(x B + b) A + c: "kaiming",
             "independent" (orthogonal), "independent_scaled" (times sqrt 2), "shared", "block",
-            "looks_linear". x plus that: "kaiming_residual", "projection", "fixup", whose head
-            starts at 0, "rezero". See `orthojax.persistent` and `orthojax.nn.residual`. With an
+            "looks_linear", "projection_feedforward". x plus that: "kaiming_residual",
+            "shared_residual", "block_residual", "projection", "fixup", whose head starts at 0,
+            "rezero". See `orthojax.persistent` and `orthojax.nn.residual`. With an
             orthogonal Jacobian: "fold", "isometric_dense"; see `orthojax.nn.isometric`.
-        k: dimension not kept by "block", "projection" and "shared"; with 0, "shared" has no bias
-            and keeps what is active.
+        k: dimension not kept by "block", "projection" and "shared" of either type; with 0, "shared"
+            has no bias and keeps what is active, "shared_residual" what is not.
         folds: of a layer of "fold", at most the width; 0 for as many.
         sharing: of "fold" and "isometric_dense": "none"; "initial", where layers start from the
             same weights; "tied", where they have the same weights throughout.

@@ -47,7 +47,9 @@ class DeepMLP(nnx.Module):
         norm: "batch"; "batch_no_mean", which divides by the root mean square and trains nothing; or
             "none".
         bias: whether layers and head have one. (With "batch" that of a layer has no effect.)
-        gain_exponent: k of α_l = (l + 1)^-k. 0 leaves the activations as they are.
+        gain: α_0.
+        gain_exponent: k of α_l = `gain` (l + 1)^-k. A gain of 1 and k = 0 leave the activations as
+            they are.
         shaping: "none"; "tat" or "dks" for σ tailored to this depth; see `layers.tailored`.
         kernel_init: of the stacked kernels, one of `KERNEL_INITS`; "xavier_normal" with the gain of
             its activation.
@@ -67,6 +69,7 @@ class DeepMLP(nnx.Module):
         activation,
         norm,
         bias,
+        gain,
         gain_exponent,
         shaping,
         kernel_init,
@@ -77,7 +80,7 @@ class DeepMLP(nnx.Module):
             raise ValueError(f"`depth` must be at least 2, got {depth}.")
         height, image_width, channels = image_shape
         ends = ENDS_INITS[ends_init]
-        alphas = gains(depth, gain_exponent)
+        alphas = gain * gains(depth, gain_exponent)
         self.unit_inputs = shaping != "none"
         sigma = tailored(shaping, activation, depth)
         options = {"activation": sigma, "norm": norm, "bias": bias}

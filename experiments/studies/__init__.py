@@ -15,7 +15,8 @@ results.csv   a row a measurement, e.g. of an arm, a depth and a seed
 A module of `STUDIES` has
 
 FIELDS              {field: type} beside `study.name` and `arms`
-MAY_CHANGE          those that may differ when a study is continued: they only choose the cells
+MAY_CHANGE          those that may differ when a study is continued: they choose only the cells, or
+                    what is drawn
 check(config)       raises `ConfigurationError` for what cannot be right
 cells(config)       the cells of an arm, each a JSON value
 make_measure(config)  cell -> its rows, dicts; raises `common.Missing` where data are not there

@@ -5,6 +5,10 @@ stacked kernels `study.kernel` [layers, ...]: for each value `study.at` of the f
 e.g. the depth, and for each seed, of which the weights and the batch are drawn. All seeds are one
 program. With `study.distinct` r > 0, a batch holds r different images, each repeated.
 
+Drawn is, by `study.measure`, "log_norm", that of the first of these kernels, or "rate", the rate of
+explosion: how much the log norms grow a layer on their way back, the mean of
+`diagnostics.rate_of_explosion` over the middle layers.
+
 The norms are logarithms from the start (`diagnostics.log_norm`): their squares would overflow
 float32 from log |grad| = 44 on. Past 88 the gradients themselves do, which the table says.
 """
@@ -31,10 +35,18 @@ FIELDS = {
     "study.at": tuple,
     "study.kernel": str,
     "study.distinct": int,
+    "study.measure": str,
 }
-MAY_CHANGE = ("study.at",)
+MAY_CHANGE = ("study.at", "study.measure")
+# {what is drawn: its column in the rows, its name and format in the table}
+MEASURES = {
+    "log_norm": ("first", "log |grad W_1|", ".2f"),
+    "rate": ("rate", "rate of explosion", ".3g"),
+}
 BOUNDED = 5  # |log |grad W_1||: such curves have a panel of their own beside larger ones.
 PROFILE = 51  # Layers of which the norms are kept, at most.
+# Of all layers, between which the rate is taken: from 10 to 180 of 300. Both ends differ.
+MIDDLE = (1 / 30, 0.6)
 
 
 def check(config):
@@ -44,6 +56,7 @@ def check(config):
     others = ("batch_size", "study.distinct")
     known = [field for field in fields if field.startswith("model.") or field in others]
     configuration.check_name("study.along", c.along, known)
+    configuration.check_name("study.measure", c.measure, list(MEASURES))
     if not c["at"]:
         raise ConfigurationError(f"study.at needs values of {c.along}.")
     for value in c["at"]:
@@ -128,51 +141,88 @@ def stacked_kernel(tree, path):
 def summary(log_norms) -> dict:
     """What is kept of the log norms [L] of one network."""
     layers = np.unique(np.linspace(0, len(log_norms) - 1, PROFILE).round().astype(int))
-    rate = (log_norms[0] - log_norms[-1]) / max(1, len(log_norms) - 1)
     return {
         "first": float(log_norms[0]),
         "middle": float(log_norms[len(log_norms) // 2]),
         "last": float(log_norms[-1]),
-        "rate": float(rate),
+        "rate": rate(log_norms),
         "layers": layers.tolist(),
         "log_norms": log_norms[layers].tolist(),
     }
+
+
+def rate(log_norms) -> float:
+    """The mean rate of explosion of the `MIDDLE` of log norms [L]; nan for L = 1."""
+    first, last = (round(part * len(log_norms)) for part in MIDDLE)
+    middle = log_norms[first : max(first + 1, last) + 1]
+    if len(middle) < 2:
+        return float("nan")
+    with np.errstate(invalid="ignore"):  # Of two that overflowed.
+        return float(np.mean(diagnostics.rate_of_explosion(middle)))
 
 
 def report(arms, rows):
     study = next(iter(arms.values())).study
     along, at = study.along, list(study["at"])
     title = along.removeprefix("model.").removeprefix("study.").replace("_", " ")
-    lines = [[f"log |grad W_1|, {title}:", *at]]
-    for arm in arms:
-        own = [common.values_of(rows, arm, **{along: x}) for x in at]
-        firsts = [[row["first"] for row in cell] for cell in own]
-        lines.append([arm or "-", *(common.mean_and_deviation(x, ".2f") for x in firsts)])
-    drawn = {
-        "gradients": _along(arms, rows, along, at, title),
-        "layers": _layers(arms, rows, along, at, title),
-    }
-    return drawn, lines
-
-
-def _along(arms, rows, along, at, title):
-    """A second panel shows the bounded curves alone where others dwarf them."""
+    column, name, form = MEASURES[study.measure]
+    lines = [[f"{name}, {title}:", *at]]
     values = {}  # {arm: [seeds, values of `along`]}
     for arm in arms:
         cells = [common.values_of(rows, arm, **{along: x}) for x in at]
-        values[arm] = np.array([[row["first"] for row in cell] for cell in cells]).T
+        own = np.array([[row[column] for row in cell] for cell in cells])
+        lines.append([arm or "-", *(common.mean_and_deviation(x, form) for x in own)])
+        if not own.size:  # Its data are missing.
+            continue
+        values[arm] = own.T
+        if study.measure == "rate" and _positive(at, own.T):
+            exponents = np.diff(np.log(own.mean(axis=1))) / np.diff(np.log(at))
+            lines.append(["  local exponent", "", *(f"{x:.1f}" for x in exponents)])
+    file, draw = ("rate", _rates) if study.measure == "rate" else ("gradients", _norms)
+    drawn = {file: draw(values, at, title), "layers": _layers(arms, rows, along, at, title)}
+    return drawn, lines
+
+
+def _positive(at, *values):
+    """Whether logarithmic axes can show `at` and the means of `values` [seeds, len(at)]."""
+    return _numbers(at) and min(at) > 0 and all((own.mean(axis=0) > 0).all() for own in values)
+
+
+def _numbers(at):
+    return all(isinstance(x, int | float) for x in at)
+
+
+def _rates(values, at, title):
+    """On logarithmic axes where that is possible: powers are straight lines."""
+    figure, axes = plt.subplots(figsize=(6, 3.8))
+    places = at if _numbers(at) else list(range(len(at)))
+    for arm, color in common.colored(values):
+        common.band(axes, places, values[arm], arm or "measured", color, marker="o", ms=3)
+    axes.set(title="Rate of explosion, log-norm a layer, at initialization", xlabel=title)
+    if _positive(at, *values.values()):
+        lowest = min(own.mean(axis=0).min() for own in values.values())
+        # A mean less its deviation may be negative.
+        axes.set(xscale="log", yscale="log", ylim=(lowest / 2, None))
+    axes.set_xticks(places, list(map(str, at)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    label_ends(axes)
+    return figure
+
+
+def _norms(values, at, title):
+    """A second panel shows the bounded curves alone where others dwarf them."""
     bounded = [arm for arm, own in values.items() if np.abs(own).max() < BOUNDED]
     exploded = [
         own for own in values.values() if own[np.isfinite(own)].max(initial=0) > 3 * BOUNDED
     ]
-    shown = [list(arms), bounded] if exploded and len(bounded) > 1 else [list(arms)]
-    numbers = all(isinstance(x, int | float) for x in at)
+    shown = [list(values), bounded] if exploded and len(bounded) > 1 else [list(values)]
+    numbers = _numbers(at)
     places = at if numbers else list(range(len(at)))
     figure, panels = plt.subplots(
         1, len(shown), figsize=(1.5 + 4.5 * len(shown), 3.8), squeeze=False
     )
     for axes, chosen in zip(panels[0], shown, strict=True):
-        for arm, color in common.colored(arms):
+        for arm, color in common.colored(values):
             if arm in chosen:
                 label = arm or "measured"
                 common.band(axes, places, values[arm], label, color, marker="o", ms=3)

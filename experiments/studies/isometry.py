@@ -5,8 +5,8 @@ scale of eq. 4 of Meterez et al. 2023, arXiv:2310.02012; batch and width d, floa
 
 Drawn dashed is the law near isometry: BN after a rotation W deletes the diagonal of W E W', where
 X X' = I + E, so that E|E|^2 and with it the gap shrinks by the factor 1 - 2 / (d + 2) a
-layer. Dotted is the bound of their Theorem 1, gap_0 exp(-l / k), k = C d^2 (1 + d gap_0), with C =
-.015, the value of their code.
+layer. Dotted is the bound of their Theorem 1 for layer l + 1, gap_0 exp(-l / k), where k =
+C d^2 (1 + d gap_0), with C = .015, the value of their code.
 """
 
 import jax
@@ -119,8 +119,8 @@ def report(arms, rows):
                     layers[1:], law, color="#555555", ls="--", lw=1.2, label="$e^{-2l/(d+2)}$"
                 )
                 k = BOUND_CONSTANT * width**2 * (1 + width * mean[0])
-                bound = mean[0] * np.exp(-layers / k)
-                axes.plot(layers, bound, color="#999999", ls=":", lw=1.2, label="bound")
+                bound = mean[0] * np.exp(-(layers[1:] - 1) / k)
+                axes.plot(layers[1:], bound, color="#999999", ls=":", lw=1.2, label="bound")
         axes.set(title=f"Isometry gap, d = n = {width}", xlabel="layer", yscale="log")
         label_ends(axes)
     return {"isometry": figure}, lines

@@ -78,6 +78,10 @@ def _sizes(key, c):
     return key, c.depth, c.width
 
 
+def _with_k(make, **options):
+    return lambda key, c: make(*_sizes(key, c), c.k, dtype=jnp.float64, **options)
+
+
 LAYERS = {
     "fold": _fold,
     "fold_shared": functools.partial(_fold, tied=True),
@@ -85,12 +89,13 @@ LAYERS = {
     "shared": _persistent(
         False, lambda key, c: persistent.shared(*_sizes(key, c), dtype=jnp.float64)
     ),
-    "projection": _persistent(
-        True, lambda key, c: persistent.projection(*_sizes(key, c), c.k, dtype=jnp.float64)
+    "shared_residual": _persistent(
+        True, lambda key, c: persistent.shared(*_sizes(key, c), dtype=jnp.float64, residual=True)
     ),
-    "block": _persistent(
-        False, lambda key, c: persistent.block(*_sizes(key, c), c.k, dtype=jnp.float64)
-    ),
+    "projection": _persistent(True, _with_k(persistent.projection)),
+    "projection_feedforward": _persistent(False, _with_k(persistent.projection, residual=False)),
+    "block": _persistent(False, _with_k(persistent.block)),
+    "block_residual": _persistent(True, _with_k(persistent.block, residual=True)),
     "looks_linear": _persistent(
         False, lambda key, c: persistent.looks_linear(*_sizes(key, c), dtype=jnp.float64)
     ),

@@ -119,8 +119,8 @@ def persistent_stack(
 
     Args:
       blocks: initial weights.
-      residual: the type they are made for: True for `projection`, False for `shared`, `block` and
-        `looks_linear`, either for the baselines.
+      residual: the type they are made for, as given to the function that made them; either for the
+        baselines.
       multiplier: as of `TwoLayer`; ReZero is `kaiming` with 0.0.
       precision: of the products; "highest" on an accelerator for a subspace kept to float32.
       **options: of `Stack`: `remat`, `unroll`.

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 
@@ -17,6 +18,23 @@ REMATS = {
     "elementwise": _products_and_masks,
     "all": jax.checkpoint_policies.nothing_saveable,
 }
+
+
+def _call(layer, x):
+    """layer(x); `ValueError` unless scan can pass that on to the next layer."""
+    y = layer(x)
+    kinds = lambda tree: jax.tree.map(lambda a: f"{jnp.result_type(a)}{list(jnp.shape(a))}", tree)
+    if kinds(y) != kinds(x):
+        raise ValueError(
+            f"a layer must return an array of x's shape and dtype, {kinds(x)}, got {kinds(y)}: "
+            "make widths equal, or cast x to the dtype in which the layers compute."
+        )
+    return y
+
+
+def _check_index(index, depth):
+    if not -depth <= index < depth:
+        raise IndexError(f"`index` of {depth} layers is from {-depth} to {depth - 1}, got {index}.")
 
 
 class Stack(nnx.Module):
@@ -83,7 +101,8 @@ class Stack(nnx.Module):
         return self._scan(x, lambda y: y)[1]
 
     def layer(self, index: int) -> nnx.Module:
-        """A copy of one layer, to be used alone."""
+        """A copy of one layer, to be used alone; -1 is the last. `IndexError` if there is none."""
+        _check_index(index, self.depth)
         graph, state = nnx.split(self.layers)
         return nnx.merge(graph, jax.tree.map(lambda x: x[index], state))
 
@@ -92,8 +111,12 @@ class Stack(nnx.Module):
 
         def step(x, state):
             layer = nnx.merge(graph, *state, copy=True)
-            y = layer(x)
-            return y, (keep(y), nnx.state(layer, nnx.Not(nnx.Param)))
+            y = _call(layer, x)
+            # Scan would write out again what no layer changes, such as bases.
+            arrays = lambda variable: [*map(id, jax.tree.leaves(variable))]
+            before = {path: arrays(variable) for path, variable in nnx.to_flat_state(state[1])}
+            changed = lambda path, variable: arrays(variable) != before.get(path)
+            return y, (keep(y), nnx.state(layer, nnx.All(nnx.Not(nnx.Param), changed)))
 
         if self.remat != "none":
             step = jax.checkpoint(step, policy=REMATS[self.remat], prevent_cse=False)
@@ -121,8 +144,8 @@ class Repeat(nnx.Module):
         return self._scan(x, lambda y: y)[1]
 
     def layer(self, index: int) -> nnx.Module:
-        """A copy of the layer, the same for each index."""
-        del index
+        """A copy of the layer, the same for each index from -depth to depth - 1."""
+        _check_index(index, self.depth)
         return nnx.clone(self.layers)
 
     def _scan(self, x, keep):
@@ -131,7 +154,7 @@ class Repeat(nnx.Module):
         def step(carry, _):
             x, others = carry
             layer = nnx.merge(graph, params, others, copy=True)
-            y = layer(x)
+            y = _call(layer, x)
             return (y, nnx.state(layer, nnx.Not(nnx.Param))), keep(y)
 
         (x, others), kept = jax.lax.scan(step, (x, others), length=self.depth)

@@ -1,0 +1,1 @@
+"""The parts of `benchmark.py`: how it measures, what it measures, what it reports."""
