@@ -97,14 +97,15 @@ def test_log_norms_of_gradients_are_those_of_the_network_written_out():
     expected = np.log(np.linalg.norm(grads, axis=(1, 2)))
     np.testing.assert_allclose(own["log_norms"], expected, rtol=0, atol=1e-4)
     assert own["first"] == own["log_norms"][0]
-    assert own["rate"] == pytest.approx((expected[0] - expected[2]) / 2, abs=1e-4)
+    assert own["rate"] == pytest.approx(expected[1] - expected[2], abs=1e-4)
 
 
 def test_the_rate_is_the_slope_of_the_middle_layers():
     layers = np.arange(300.0)
-    bent = np.where(layers < 10, 70.0, 80 - layers / 4)  # Ends that differ are left out.
-    bent[181:] = -3
+    bent = np.where(layers < 120, 70.0, 80 - layers / 4)  # Ends that differ are left out.
+    bent[290:] = -3
     assert gradients.rate(bent) == pytest.approx(0.25)
+    assert gradients.rate(np.array([3.0, 1.0])) == 2
     assert np.isnan(gradients.rate(bent[:1]))
     assert np.isnan(gradients.rate(np.full(20, np.inf)))
 

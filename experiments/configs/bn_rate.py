@@ -5,7 +5,7 @@
 
 Appendix E of arXiv:2310.02012: how fast log |grad W_l| grows on its way back, a layer, against the
 gain alpha of x -> activation(alpha BN(x W)), on which the choice of gains (l + 1)^-k rests. Depth
-300, the mean from layer 10 to 180; otherwise as bn_shaping.
+300, the mean from layer 120 to 290; otherwise as bn_shaping.
 """
 
 from experiments.configs import bn_shaping
