@@ -18,27 +18,8 @@ from orthojax.linalg import (
     orthonormalize,
     tangent,
 )
-from orthojax.matrices import MatrixAxes, Rules, Views
-from orthojax.sharding import on_auto_axes
-from orthojax.transforms.riemannian import require_params
-
-
-def _last_link(name, step, axes):
-    """The stateless transformation whose update takes each matrix w to step(w, update of w)."""
-
-    def update_fn(updates, state, params=None, **extra_args):
-        del extra_args
-        require_params(params, name)
-        views = Views.of(params, axes)
-
-        def all_steps(updates, params):
-            return views.moves(
-                params, views.map(step, views.matrices(params), views.matrices(updates))
-            )
-
-        return on_auto_axes(all_steps, updates, params, like=params), state
-
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update_fn)
+from orthojax.matrices import MatrixAxes, Rules
+from orthojax.transforms.riemannian import last_link
 
 
 def _require_between(name, value, low, high, meaning):
@@ -157,7 +138,7 @@ def pogo(
         correction = -e / 2 if order == "cubic" else matmul(e, e) * 3 / 8 - e / 2
         return m + matmul(m, correction)
 
-    return _last_link("pogo", step, axes)
+    return last_link("pogo", step, axes)
 
 
 _ROUNDING = 1.01  # By how much rounding may move weights beyond `safe_distance`.
@@ -234,4 +215,4 @@ def landing(
         t = jnp.minimum(1, drawn + jnp.sqrt(drawn**2 + room))
         return w + t[..., None, None] * field
 
-    return _last_link("landing", step, axes)
+    return last_link("landing", step, axes)

@@ -69,6 +69,24 @@ def riemannian_gradient(
     return _stateless(update_fn)
 
 
+def last_link(name, step, axes) -> optax.GradientTransformationExtraArgs:
+    """The stateless transformation whose update takes each matrix w to step(w, update of w)."""
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        require_params(params, name)
+        views = Views.of(params, axes)
+
+        def all_steps(updates, params):
+            return views.moves(
+                params, views.map(step, views.matrices(params), views.matrices(updates))
+            )
+
+        return on_auto_axes(all_steps, updates, params, like=params), state
+
+    return _stateless(update_fn)
+
+
 def retract(
     retraction: Parameterization | str = "qr", axes: MatrixAxes | Rules | None = None
 ) -> optax.GradientTransformationExtraArgs:
@@ -102,16 +120,4 @@ def retract(
         base, _ = retraction.init(w)
         return retraction.forward(base, tangent(base, u))
 
-    def update_fn(updates, state, params=None, **extra_args):
-        del extra_args
-        require_params(params, "retract")
-        views = Views.of(params, axes)
-
-        def all_steps(updates, params):
-            return views.moves(
-                params, views.map(step, views.matrices(params), views.matrices(updates))
-            )
-
-        return on_auto_axes(all_steps, updates, params, like=params), state
-
-    return _stateless(update_fn)
+    return last_link("retract", step, axes)
