@@ -110,6 +110,12 @@ def table(rows: list[dict]) -> str:
             ]
             line.append(_cell(name, own))
         lines.append(line)
+    return text_table(lines)
+
+
+def text_table(lines) -> str:
+    """Lines of cells as text, columns aligned."""
+    lines = [[str(cell) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

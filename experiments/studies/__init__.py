@@ -31,7 +31,7 @@ import matplotlib.pyplot as plt
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from experiments import configuration, metrics, models
+from experiments import configuration, metrics, models, results
 from experiments.configuration import ConfigurationError
 from experiments.data.sources import IMAGES
 from experiments.drawing import STYLE
@@ -127,7 +127,7 @@ def run(config, workdir):
         for file, figure in zip(drawn, figures.values(), strict=True):
             figure.savefig(file)
             plt.close(figure)
-    print(common.text_table(lines))
+    print(results.text_table(lines))
     print(f"Figures: {', '.join(map(str, drawn))}")
     print(f"Results: {workdir / 'results.csv'}; all that was measured: {path}.")
 

@@ -90,13 +90,3 @@ def mean_and_deviation(values, form=".3g") -> str:
         return "-inf" if np.isneginf(values).all() else "overflow"
     mean, deviation = results.spread(values)
     return f"{mean:{form}} ± {deviation:{form}}" if len(values) > 1 else f"{mean:{form}}"
-
-
-def text_table(lines) -> str:
-    """Lines of cells as text, columns aligned."""
-    lines = [[str(cell) for cell in line] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
