@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from orthojax.linalg import eye_like, matmul, orthonormalize, qr_positive, wide_dtype
+from orthojax.decompositions import orthonormalize, qr_positive
+from orthojax.linalg import eye_like, matmul, wide_dtype
 from orthojax.matrices import MatrixAxes, default_axes
 
 Initializer = Callable[..., jax.Array]

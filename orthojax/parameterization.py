@@ -7,7 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from orthojax.linalg import at_least_float32, orthonormalize
+from orthojax.decompositions import orthonormalize
+from orthojax.linalg import at_least_float32
 
 
 class Parameterization(NamedTuple):
@@ -26,6 +27,8 @@ class Parameterization(NamedTuple):
       is_retraction: base is W itself, theta = 0 stands for it, and the derivative of `forward(base,
         .)` at 0 is the identity on tangent vectors (Absil, Mahony, Sepulchre 2008, Optimization
         Algorithms on Matrix Manifolds, def. 4.1.1).
+      is_projection: a retraction that depends on base + theta alone and is orthonormal for any
+        sum: a base that rounding has moved off the manifold does no harm, and is left as it is.
       transport: (old base, new base, m, squared) -> m, for m shaped like theta that moves as
         dL/dtheta does when the base changes, or, if squared, as the square of its entries; None: m
         stays.
@@ -37,10 +40,11 @@ class Parameterization(NamedTuple):
         Callable[[chex.ArrayTree, chex.ArrayTree, jax.Array, jax.Array], chex.ArrayTree] | None
     ) = None
     is_retraction: bool = False
+    is_projection: bool = False
     transport: Callable[[chex.ArrayTree, chex.ArrayTree, jax.Array, bool], jax.Array] | None = None
 
 
-def around_a_point(forward, pull_back=None) -> Parameterization:
+def around_a_point(forward, pull_back=None, is_projection=False) -> Parameterization:
     """A `Parameterization` by a retraction: base = W, or the nearest orthonormal matrix, and theta
     = 0."""
 
@@ -48,4 +52,4 @@ def around_a_point(forward, pull_back=None) -> Parameterization:
         base = orthonormalize(at_least_float32(w))
         return base, jnp.zeros_like(base)
 
-    return Parameterization(init, forward, pull_back, is_retraction=True)
+    return Parameterization(init, forward, pull_back, True, is_projection)

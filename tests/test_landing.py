@@ -127,7 +127,9 @@ def test_landing_is_the_field_of_the_papers_off_the_manifold_too(x64, shape):
     w = orthonormal(0, shape) + 0.08 * gaussian(1, shape)
     u = 0.1 * gaussian(2, shape)
     assert 0.1 < distance(w) < 0.5
-    expected = w + relative(w, u) - 0.2 * w @ (w.T @ w - np.eye(shape[1]))
+    # For square W, W skew(W'U): the same on the manifold, and orthogonal to the attraction off it.
+    field = relative(w, u) if shape[0] > shape[1] else w @ (w.T @ u - u.T @ w) / 2
+    expected = w + field - 0.2 * w @ (w.T @ w - np.eye(shape[1]))
     tx = landing(attraction=0.2, safe_distance=0.9)
     np.testing.assert_allclose(moved(tx, w, u), expected, atol=1e-14)
     if shape[0] > shape[1]:  # Wide ones are transposed.

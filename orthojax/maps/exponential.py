@@ -5,61 +5,74 @@ import math
 import jax
 import jax.numpy as jnp
 
-from orthojax.linalg import eye_like, frobenius, largest, matmul, newton_schulz, skew
+from orthojax.decompositions import newton_schulz
+from orthojax.linalg import eye_like, frobenius, gram, largest, matmul, random_columns, skew, times
 from orthojax.parameterization import Parameterization, around_a_point
 
-# exp to degree 18 by 5 products, with coefficients of (I, A, A^2, A^3, A^6): Bader, Blanes, Casas
-# 2019, doi:10.3390/math7121174. A test expands them to 1/k!.
-_T18 = (
-    (0, -1.00365581030144618291e-01, -8.02924648241156932449e-03, -8.92138498045729985177e-04, 0),
-    (
-        0,
-        3.97849749499645077844e-01,
-        1.36783778460411720168e00,
-        4.98289622525382669416e-01,
-        -6.37898194594723280150e-04,
-    ),
-    (
-        -1.09676396052962061844e01,
-        1.68015813878906206114e00,
-        5.71779846478865511061e-02,
-        -6.98210122488052056106e-03,
-        3.34975017086070470649e-05,
-    ),
-    (
-        -9.04316832390810593223e-02,
-        -6.76404519071381882256e-02,
-        6.75961301770459654925e-02,
-        2.95552570429315521194e-02,
-        -1.39180257516060693404e-05,
-    ),
-    (0, 0, -9.23364619367118555360e-02, -1.69364939002081722752e-02, -1.40086798182036094347e-05),
-)
-_MAX_SQUARINGS = 12
+# The Taylor polynomial of degree 8 by 3 products: Bader, Blanes, Casas 2019,
+# doi:10.3390/math7121174, eq. 13. A test expands it to 1/k!.
+_ROOT = math.sqrt(177)
+_X3 = 2 / 3
+_X1, _X2 = _X3 * (1 + _ROOT) / 88, _X3 * (1 + _ROOT) / 352
+_X4, _X5 = (-271 + 29 * _ROOT) / (315 * _X3), 11 * (-1 + _ROOT) / (1260 * _X3)
+_X6, _X7 = 11 * (-9 + _ROOT) / (5040 * _X3), (89 - _ROOT) / (5040 * _X3**2)
+_Y2 = (857 - 58 * _ROOT) / 630
+# {precision: (largest norm of what the polynomial gets, the same where `_FEW` squarings or less
+# are enough, most squarings)}. The truncated term is norm^9 / 9!, and doubled at each squaring.
+_LIMITS = {"float32": (0.6, 0.75, 12), "float64": (0.05, 0.05, 17)}
+_FEW = 2
+_UNROLLED = 3  # Squarings whose derivative keeps its intermediate results.
 
 
-def _log2_norm(a):
-    """log2 of the Frobenius norms [..., 1, 1] of `a`, of the smallest positive number for zeros."""
-    norm = jax.lax.stop_gradient(frobenius(a))[..., None, None]
-    return jnp.log2(jnp.maximum(norm, jnp.finfo(a.dtype).tiny))
+def _log2_angle(a2):
+    """log2 of the largest angles [...] of A, of which `a2` [..., n, n] is the square.
+
+    Angles come in pairs: the largest is at most sqrt(|A^2|_F) / 2^(1/4), within 1.4 of that where n
+    <= 32. For larger n it is estimated from |(A^2)^k V|_F, V of 8 random columns: too large by at
+    most (n/2)^(1/(4k)), 1.2 for n = 1024, and too small by 0.8 with probability 1e-6.
+    """
+    n, norm = a2.shape[-1], frobenius(a2)
+    tiny = jnp.finfo(a2.dtype).tiny
+    norm = jnp.maximum(norm, tiny)
+    bound = (jnp.log2(norm) - 0.5) / 2
+    if n <= 32:
+        return bound
+    a2 = a2 / norm[..., None, None]
+    x = random_columns(a2, 8)
+    powers = n.bit_length() - 3
+    for _ in range(powers):
+        x = matmul(a2, x)
+    estimate = (jnp.log2(jnp.maximum(frobenius(x), tiny)) - 2) / (2 * powers) + jnp.log2(norm) / 2
+    return jnp.minimum(bound, estimate)
 
 
-def _times_power_of_two(x, k):
-    """2^k X, exact."""
-    return x * jnp.ldexp(jnp.ones(k.shape, x.dtype), k)
+def _taylor(a, a2, scale):
+    """The polynomial of scale A, with its square of A at hand."""
+    eye, a, a2 = eye_like(a), scale * a, scale**2 * a2
+    a4 = matmul(a2, _X1 * a + _X2 * a2)
+    a8 = matmul(_X3 * a2 + a4, _X4 * eye + _X5 * a + _X6 * a2 + _X7 * a4)
+    return eye + a + _Y2 * a2 + a8
+
+
+def _square_each(x, needed, most):
+    """X^(2^needed) of each matrix; the derivative computes the squares again."""
+
+    def square(x, k):
+        squared = lambda x: jnp.where(k < needed[..., None, None], matmul(x, x), x)
+        return jax.lax.cond(k < largest(needed), squared, lambda x: x, x), None
+
+    return jax.lax.scan(square, x, jnp.arange(most, dtype=jnp.int32))[0]
 
 
 def expm(a: jax.Array) -> jax.Array:
     """exp(A) of `a` [..., n, n] that is skew-symmetric, or similar to a skew-symmetric matrix.
 
-    Scaling and squaring of the Taylor polynomial of degree 18: 5 products, and one more for each
-    doubling of the norm beyond about 2.9 (float32, Gaussian A; 2.2 where all angles are equal) or
-    1.2 (float64). The norm is bounded by |A^6|_F^{1/6}, which costs no further product and is at
-    most n^{1/12} times too large where the 1-norm is sqrt(n) times. Any number of matrices is one
-    batch, also under `vmap`: it squares as often as its largest norm asks, and leaves the others
-    as they are. Norms above 4000 give NaN rather than a wrong rotation. Both derivative modes, of
-    any order; value and gradient together cost three times the value. Error in float32 about
-    1e-6 (1 + |A|_2 / 4).
+    Scaling and squaring of the Taylor polynomial of degree 8: 3 products for norms |A|_2 up to
+    0.75, and one more for each doubling (float32; float64 squares 4 times more). How often, 8
+    vectors times the square of A say. Any number of matrices is one batch, also under `vmap`: all
+    are squared alike up to 3 times, beyond that each as often as its norm asks. Norms above 2400
+    give NaN rather than a wrong rotation. Both derivative modes, of any order; value and gradient
+    together cost three times the value. Error in float32 below 1e-6 (1 + |A|_2 / 4).
 
     `jax.scipy.linalg.expm` takes too few squarings for norms in (3.93, 7.85) * 2^k and is wrong
     there by up to 4e-3, with a result that still looks orthogonal.
@@ -69,46 +82,33 @@ def expm(a: jax.Array) -> jax.Array:
     >>> bool(jnp.allclose(half_turn, -jnp.eye(2), atol=1e-6))
     True
     """
-    # The largest norms without and after scaling. In float32 rounding decides, which the mean of
-    # the angles sets; in float64 the truncated term of the largest angle.
-    if a.dtype == jnp.float32:
-        unscaled, scaled, mean = 2.2, 1.4, math.log2(a.shape[-1]) / 12
-    else:
-        unscaled, scaled, mean = 1.2, 1.1, 0.0
-    # The powers of a matrix of norm at most 1 do not overflow.
-    prescale = jnp.maximum(jnp.ceil(_log2_norm(a)), 0).astype(jnp.int32)
-    a = _times_power_of_two(a, -prescale)
+    limit, limit_of_few, most = _LIMITS[a.dtype.name]
     a2 = matmul(a, a)
-    a3 = matmul(a, a2)
-    a6 = matmul(a3, a3)
-    log2_norm = prescale.astype(a.dtype) + _log2_norm(a6) / 6 - mean
-    needed = jnp.ceil(log2_norm - math.log2(scaled)).astype(jnp.int32)
-    needed = jnp.where(log2_norm <= math.log2(unscaled), 0, needed)
-    shift = prescale - jnp.minimum(needed, _MAX_SQUARINGS)
-    powers = [_times_power_of_two(x, k * shift) for k, x in ((1, a), (2, a2), (3, a3), (6, a6))]
-    eye = eye_like(a)
-    b = [row[0] * eye + sum(c * x for c, x in zip(row[1:], powers, strict=True)) for row in _T18]
-    a9 = matmul(b[0], b[4]) + b[3]
-    x = b[1] + matmul(b[2] + a9, a9)
+    angle = _log2_angle(jax.lax.stop_gradient(a2))
+    squarings = lambda limit: jnp.maximum(jnp.ceil(angle - math.log2(limit)), 0).astype(jnp.int32)
+    needed, few = squarings(limit), squarings(limit_of_few)
+    needed = jnp.where(few <= _FEW, jnp.minimum(needed, _FEW), needed)
+    needed = jnp.minimum(needed, most + 1)
+    common = largest(needed)
+    needed = jnp.maximum(needed, jnp.minimum(common, _UNROLLED))
+    scale = jnp.where(needed > most, jnp.nan, jnp.ldexp(jnp.ones([], a.dtype), -needed))
+    x = _taylor(a, a2, scale[..., None, None])
 
-    most = largest(needed)
+    def from_level(k):
+        if k == _UNROLLED:
+            # Computes its intermediate results again for the derivative.
+            return jax.checkpoint(lambda x: _square_each(x, needed - k, most))
+        more = lambda x: from_level(k + 1)(matmul(x, x))
+        return lambda x: jax.lax.cond(common > k, more, lambda x: x, x)
 
-    def square(x, k):
-        return jax.lax.cond(
-            k < most, lambda x: jnp.where(k < needed, matmul(x, x), x), lambda x: x, x
-        ), None
-
-    # Small norms square nothing, and then keep no intermediate results for the derivative either.
-    steps = jnp.arange(_MAX_SQUARINGS, dtype=jnp.int32)
-    x = jax.lax.cond(most > 0, lambda x: jax.lax.scan(square, x, steps)[0], lambda x: x, x)
-    return jnp.where(needed > _MAX_SQUARINGS, jnp.nan, x)
+    return from_level(0)(x)
 
 
 def _geodesic(base, theta):
     n, p = base.shape[-2:]
-    inner = matmul(base.mT, theta)
+    inner = gram(base, theta)
     if n == p:
-        return matmul(base, expm(skew(inner)))
+        return times(base, expm(skew(inner)))
     if n < 2 * p:
         t = theta - matmul(base, inner) / 2
         return matmul(expm(2 * skew(matmul(t, base.mT))), base)
@@ -116,14 +116,14 @@ def _geodesic(base, theta):
     # similar to a skew-symmetric one, without the QR decomposition of E. Scaling E balances its
     # blocks and changes nothing else.
     normal = theta - matmul(base, inner)
-    gram = matmul(normal.mT, normal)
-    scale = jax.lax.stop_gradient(jnp.sqrt(frobenius(gram)))[..., None, None]
+    e = matmul(normal.mT, normal)
+    scale = jax.lax.stop_gradient(jnp.sqrt(frobenius(e)))[..., None, None]
     scale = jnp.where(scale > 0, scale, 1)
-    k, eye = skew(inner), jnp.broadcast_to(eye_like(gram), gram.shape)
+    k, eye = skew(inner), jnp.broadcast_to(eye_like(e), e.shape)
     a = jnp.concatenate(
         [
-            jnp.concatenate([k, -gram / scale], axis=-1),
-            jnp.concatenate([scale * eye, jnp.zeros_like(gram)], axis=-1),
+            jnp.concatenate([k, -e / scale], axis=-1),
+            jnp.concatenate([scale * eye, jnp.zeros_like(e)], axis=-1),
         ],
         axis=-2,
     )
@@ -156,7 +156,7 @@ def exponential() -> Parameterization:
     (Lezcano-Casado 2019, arXiv:1909.09501). Only the tangent part of theta matters: after a change
     of base, moments of the inner optimizer are transported by projection.
 
-    Cost of `forward`: square, 2 products and those of `expm` (5 or more); tall, 5 products n p^2
+    Cost of `forward`: square, 2 products and those of `expm` (3 or more); tall, 5 products n p^2
     and `expm` of 2p x 2p. With `rebase_every=1` no derivative of `expm` is taken. Holds two copies
     of W (base, theta).
 

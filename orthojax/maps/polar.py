@@ -1,6 +1,6 @@
 """Polar decomposition: W = the orthonormal matrix nearest to B + theta."""
 
-from orthojax import linalg
+from orthojax import decompositions
 from orthojax.parameterization import Parameterization, around_a_point
 
 
@@ -11,7 +11,7 @@ def polar() -> Parameterization:
     manifold, in square shape the component of B. Treats all columns alike, as QR does not.
 
     Cost of `forward`: Newton-Schulz products until convergence, 2 products n p^2 a step, 3 to 12
-    steps (see `linalg.orthonormalize`); its derivative an eigendecomposition of W'(B + theta) [p,
+    steps (see `orthonormalize`); its derivative an eigendecomposition of W'(B + theta) [p,
     p], divided by sigma_i + sigma_j, never by their differences. With `rebase_every=1` no
     derivative is taken. Holds two copies of W (base, theta).
 
@@ -22,4 +22,6 @@ def polar() -> Parameterization:
     True
     """
 
-    return around_a_point(lambda base, theta: linalg.polar(base + theta))
+    return around_a_point(
+        lambda base, theta: decompositions.polar(base + theta), is_projection=True
+    )

@@ -3,9 +3,10 @@
 from typing import Literal
 
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 
-from orthojax.linalg import matmul, qr_positive
+from orthojax.decompositions import qr_positive
+from orthojax.inverses import triangular_inverse
+from orthojax.linalg import matmul
 from orthojax.parameterization import Parameterization, around_a_point
 
 
@@ -13,7 +14,7 @@ def _pull_back(base, theta, w, g):
     r = jnp.triu(matmul(w.mT, base + theta))
     inner = matmul(w.mT, g)
     h = g + matmul(w, jnp.tril(inner - inner.mT, -1) - inner)
-    return solve_triangular(r, h.mT).mT
+    return matmul(h, triangular_inverse(r).mT)
 
 
 def qr(method: Literal["householder", "cholesky"] = "householder") -> Parameterization:
@@ -25,9 +26,9 @@ def qr(method: Literal["householder", "cholesky"] = "householder") -> Parameteri
 
     Range: all of the Stiefel manifold, in square shape the component of B. Not invariant under a
     permutation of the columns, and the gradient grows with cond(B + theta). Cost of `forward`: one
-    QR (as slow as hundreds of products on an accelerator) or 2 products n p^2 and 2 triangular
-    solves; `pull_back` 3 products and a triangular solve, since R = W'(B + theta). Holds two copies
-    of W (base, theta).
+    QR (as slow as hundreds of products on an accelerator); or 2 products n p^2, a Cholesky
+    decomposition and a triangular inverse by products, all twice for a long theta; `pull_back` 4
+    products and a triangular inverse, since R = W'(B + theta). Holds two copies of W (base, theta).
 
     >>> import jax.numpy as jnp, orthojax
     >>> p = orthojax.qr()
@@ -41,4 +42,4 @@ def qr(method: Literal["householder", "cholesky"] = "householder") -> Parameteri
     def forward(base, theta):
         return qr_positive(base + theta, method)
 
-    return around_a_point(forward, _pull_back)
+    return around_a_point(forward, _pull_back, is_projection=True)

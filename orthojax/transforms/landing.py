@@ -10,14 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from orthojax.linalg import (
-    eye_like,
-    frobenius,
-    largest,
-    matmul,
-    orthonormalize,
-    tangent,
-)
+from orthojax.decompositions import orthonormalize
+from orthojax.linalg import eye_like, frobenius, gram, largest, matmul, tangent, times
 from orthojax.matrices import MatrixAxes, Rules
 from orthojax.transforms.riemannian import last_link
 
@@ -30,7 +24,7 @@ def _require_between(name, value, low, high, meaning):
 
 def _defect(x):
     """X'X - I: 1 u."""
-    return matmul(x.mT, x) - eye_like(x)
+    return gram(x, x) - eye_like(x)
 
 
 def _symmetric_bound(a):
@@ -49,12 +43,12 @@ def _spectral_bound(x):
     divide = lambda a, scale: a / jnp.where(scale > 0, scale, 1)[..., None, None]
     entry = jnp.max(jnp.abs(x), axis=(-2, -1))  # Squares of 1e30 overflow.
     x = divide(x, entry)
-    gram = matmul(x.mT, x)
-    norm = _symmetric_bound(gram)
-    gram = divide(gram, norm)
+    k = gram(x, x)
+    norm = _symmetric_bound(k)
+    k = divide(k, norm)
     for _ in range(2):
-        gram = matmul(gram, gram)
-    return entry * jnp.sqrt(norm) * _symmetric_bound(gram) ** (1 / 8)
+        k = matmul(k, k)
+    return entry * jnp.sqrt(norm) * _symmetric_bound(k) ** (1 / 8)
 
 
 def pogo(
@@ -117,7 +111,7 @@ def pogo(
     _require_between("max_step", max_step, 0, 1, "the largest spectral norm of a step")
 
     def tangent_part(w, u):
-        return tangent(w, u) if metric == "euclidean" else (u - matmul(w, matmul(u.mT, w))) / 2
+        return tangent(w, u) if metric == "euclidean" else (u - times(w, gram(u, w))) / 2
 
     def step(w, u):
         m = w + tangent_part(w, u)
@@ -136,7 +130,7 @@ def pogo(
         is_outside = ~(largest(bound) < max_step**2)
         m, e = jax.lax.cond(is_outside, clipped, lambda m, e: (m, e), m, e)
         correction = -e / 2 if order == "cubic" else matmul(e, e) * 3 / 8 - e / 2
-        return m + matmul(m, correction)
+        return m + times(m, correction)
 
     return last_link("pogo", step, axes)
 
@@ -155,7 +149,8 @@ def landing(
         W + t (skew(UW') W - attraction W (W'W - I))
         = W + t (U (W'W) / 2 - W (U'W / 2 + attraction (W'W - I)))
 
-    (Ablin, Peyre 2022, arXiv:2102.07432, for square W; Ablin, Vary, Gao, Absil 2023,
+    (Ablin, Peyre 2022, arXiv:2102.07432, for square W, where this is computed with W skew(W'U) in
+    the place of skew(UW') W, the same on the manifold; Ablin, Vary, Gao, Absil 2023,
     arXiv:2303.16510, for tall ones). `attraction` is lr lambda of these papers, so that it does not
     fade with lr. The two parts are orthogonal to each other, on and off the manifold.
 
@@ -204,8 +199,8 @@ def landing(
 
         is_outside = ~(largest(distance) < _ROUNDING * safe_distance)
         w, defect = jax.lax.cond(is_outside, nearest, lambda w, defect: (w, defect), w, defect)
-        inner = matmul(u.mT, w) / 2 + attraction * defect
-        field = (u + matmul(u, defect)) / 2 - matmul(w, inner)
+        inner = gram(u, w) / 2 + attraction * defect
+        field = (u + times(u, defect)) / 2 - times(w, inner)
 
         d, g = frobenius(defect), frobenius(field)
         g = jnp.where(g > 0, g, 1)

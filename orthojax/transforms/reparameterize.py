@@ -137,7 +137,10 @@ def reparameterize(
 
         def join(count, base, theta, inner_state, params):
             def renewed(base, theta, inner_state, weights):
-                new_base, theta = views.map(parameterization.init, weights, outputs=2)
+                if parameterization.is_projection:
+                    new_base, theta = weights, jax.tree.map(jnp.zeros_like, theta)
+                else:
+                    new_base, theta = views.map(parameterization.init, weights, outputs=2)
                 if parameterization.is_retraction:
                     weights = new_base
                 else:

@@ -5,6 +5,7 @@ from typing import Literal
 
 import optax
 
+from orthojax.decompositions import orthonormalize
 from orthojax.linalg import matmul, tangent
 from orthojax.maps import by_name, qr
 from orthojax.matrices import MatrixAxes, Rules, Views
@@ -95,9 +96,9 @@ def retract(
 
     The step is projected on the tangent space first, so that momentum from before, or an
     elementwise preconditioner, is transported by projection. Must be last in its chain. Weights
-    that are not orthonormal, and those that rounding has moved off, are replaced by the nearest
-    orthonormal ones before the step; in bfloat16 this renews the rounding at every step, but steps
-    below the resolution of the weights are lost: use `reparameterize`, which keeps a float32
+    that are not orthonormal are replaced by the nearest orthonormal ones before the step, and what
+    rounding has done since is undone by it; in bfloat16 this renews the rounding at every step, but
+    steps below the resolution of the weights are lost: use `reparameterize`, which keeps a float32
     master.
 
     Args:
@@ -105,7 +106,9 @@ def retract(
         X'X >= I), or a `Parameterization` with `is_retraction`.
       axes: as in `reparameterize`.
 
-    Cost: that of the map's `forward`, and 4 products n p^2. No state.
+    Cost: 2 products n p^2 and the map's `forward`: "qr" (a Cholesky decomposition and a triangular
+    inverse beside) and, at steps of which the square is below rounding, "polar" 4 in all. No
+    state.
     """
     if retraction == "qr":
         retraction = qr(method="cholesky")
@@ -117,7 +120,9 @@ def retract(
         )
 
     def step(w, u):
-        base, _ = retraction.init(w)
+        # The projection removes what little there may be; far off the gradient would mean nothing.
+        close = retraction.is_projection
+        base = orthonormalize(w, tolerance=1e-2) if close else retraction.init(w)[0]
         return retraction.forward(base, tangent(base, u))
 
     return last_link("retract", step, axes)

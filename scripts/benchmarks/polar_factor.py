@@ -5,10 +5,15 @@ import numpy as np
 import optax
 
 from benchmarks.timing import Case, jax_program
-from orthojax.linalg import orthonormalize
+from orthojax.decompositions import orthonormalize, polar_express
 
 # {(implementation, variant, number of quintic steps or None): X [n, p] -> its polar factor}
-FACTORS = {("orthojax", "orthonormalize", None): orthonormalize}
+FACTORS = {
+    ("orthojax", "orthonormalize", None): orthonormalize,
+    ("orthojax", "5 steps", 5): lambda x: polar_express(x, 5, by_gram=False),
+    ("orthojax", "8 steps", 8): lambda x: polar_express(x, 8, by_gram=False),
+    ("orthojax", "8 steps, Gram", None): lambda x: polar_express(x, 8, by_gram=True),
+}
 
 
 def _muon(coefficients, preconditioning, steps):
