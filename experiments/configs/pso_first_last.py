@@ -5,7 +5,8 @@ which change the dimension, be orthogonal too? Test accuracy against depth.
   python scripts/prepare_data.py --dataset=mnist
   python experiments/run.py --config=experiments/configs/pso_first_last.py:full
 
-The other choice is Flax's default, LeCun normal.
+The other choice is Flax's default, LeCun normal. The first: 8 arms of two seeds, 140 s of CPU. Seen
+there: orthogonal or not, the same within a point at both depths.
 """
 
 from experiments.configs import pso_depth
