@@ -12,6 +12,7 @@ from orthojax import (
     shaping,
 )
 from orthojax.bases import Basis
+from orthojax.decompositions import polar_express
 from orthojax.diagnostics import orthogonality_error
 from orthojax.factored import (
     Factored,

@@ -1,11 +1,18 @@
 """Explicit meshes: linear algebra on them as on Auto ones."""
 
+from typing import Any
+
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
 def _sharding(x):
     return jax.typeof(x).sharding
+
+
+def _explicit_mesh(tree):
+    meshes = [_sharding(x).mesh for x in jax.tree.leaves(tree)]
+    return next((m for m in meshes if AxisType.Explicit in m.axis_types), None)
 
 
 def on_auto_axes(f, *args, like=None):
@@ -17,13 +24,37 @@ def on_auto_axes(f, *args, like=None):
     Args:
       f: arrays to arrays.
       *args: its arguments, pytrees of arrays.
-      like: arrays, a tree or a prefix of the tree that f returns, whose shardings the results get;
-        None: replicated.
+      like: arrays whose shardings the results get, or `PartitionSpec`s, a tree or a prefix of the
+        tree that f returns; None: replicated.
     """
-    meshes = [_sharding(x).mesh for x in jax.tree.leaves(args)]
-    mesh = next((m for m in meshes if AxisType.Explicit in m.axis_types), None)
+    mesh = _explicit_mesh(args)
     if mesh is None:
         return f(*args)
-    replicated = NamedSharding(mesh, PartitionSpec())
-    out = replicated if like is None else jax.tree.map(_sharding, like)
-    return jax.sharding.auto_axes(f, out_sharding=out)(*args)
+
+    def out(x):
+        return NamedSharding(mesh, x) if isinstance(x, PartitionSpec) else _sharding(x)
+
+    like = PartitionSpec() if like is None else like
+    return jax.sharding.auto_axes(f, out_sharding=jax.tree.map(out, like))(*args)
+
+
+def batch_specs(views, params: Any, f) -> Any:
+    """For f(params), trees of pytrees of arrays that lead with the batch axes of the leaves of
+    `params` (see `Views`): tree of the `PartitionSpec`s that leave each stack of matrices where
+    its parameter lies. None where there is no Explicit mesh."""
+    if _explicit_mesh(params) is None:
+        return None
+
+    def of(axes, param, subtree):
+        spec = _sharding(param).spec
+        leading = [spec[a] if a < len(spec) else None for a in axes.batch(param.shape)]
+        return jax.tree.map(lambda _: PartitionSpec(*leading), subtree)
+
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    leaves = views.treedef.flatten_up_to(params)
+
+    def specs(tree):
+        subtrees = views.treedef.flatten_up_to(tree)
+        return views.treedef.unflatten(map(of, views.axes, leaves, subtrees))
+
+    return tuple(specs(tree) for tree in jax.eval_shape(f, shapes))

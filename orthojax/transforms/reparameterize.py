@@ -12,7 +12,7 @@ from orthojax.maps import by_name
 from orthojax.matrices import MatrixAxes, Rules, Views
 from orthojax.moments import map_moments
 from orthojax.parameterization import Parameterization
-from orthojax.sharding import on_auto_axes
+from orthojax.sharding import batch_specs, on_auto_axes
 from orthojax.transforms.riemannian import require_params
 
 
@@ -114,7 +114,8 @@ def reparameterize(
         def split(params):
             return views.map(parameterization.init, views.matrices(params), outputs=2)
 
-        base, theta = on_auto_axes(split, params)
+        like = batch_specs(views, params, split)
+        base, theta = on_auto_axes(split, params, like=like)
         return ReparameterizeState(
             reparameterize_count=jnp.zeros([], jnp.int32),
             base=base,

@@ -18,7 +18,15 @@ from typing import Any
 _COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 
 
-KEYS = (("cayley", "rebase_every=None"), ("qr", "retract"), ("pogo", "cubic"))
+KEYS = (
+    ("cayley", "rebase_every=None"),
+    ("exponential", "rebase_every=1"),
+    ("householder", "rebase_every=None"),
+    ("qr", "retract"),
+    ("pogo", "cubic"),
+)
+# Axes of a stack [layers, n, n].
+LAYOUTS = {"layers": ("x",), "rows": (None, "x"), "columns": (None, None, "x")}
 
 
 def rows(
@@ -26,10 +34,11 @@ def rows(
     layers: int,
     keys: Sequence[tuple[str, str]] = KEYS,
     counts: Sequence[int] = (1, 2, 4, 8),
-    layouts: Sequence[str] = ("layers", "rows"),
+    layouts: Sequence[str] = tuple(LAYOUTS),
     turns: int = 5,
 ) -> list[dict[str, Any]]:
-    """A step on a stack [layers, n, n], sharded by layers, and by rows of its matrices."""
+    """A step on a stack [layers, n, n], sharded by layers, or by rows or columns of its
+    matrices."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -49,10 +58,9 @@ def rows(
     counts = [k for k in counts if k <= jax.device_count() and layers % k == 0]
     for (method, variant, implementation), tx in arms.items():
         for layout in layouts:
-            spec = {"layers": ("x",), "rows": (None, "x")}[layout]
             for k in counts:
                 mesh = jax.make_mesh((k,), ("x",), (AxisType.Auto,), devices=jax.devices()[:k])
-                sharded = NamedSharding(mesh, PartitionSpec(*spec))
+                sharded = NamedSharding(mesh, PartitionSpec(*LAYOUTS[layout]))
                 place = lambda x, to=sharded: jax.device_put(jnp.asarray(x, jnp.float32), to)
                 w, g = place(orthonormal(shape)), place(gradient(shape))
                 state = jax.jit(tx.init)(w)
