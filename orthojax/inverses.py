@@ -28,9 +28,14 @@ def _joined(a, b, c, d):
     return jnp.concatenate([top, jnp.concatenate([c, d], axis=-1)], axis=-2)
 
 
+def _by_lapack(a):
+    # LAPACK stores by columns: of the transpose, nothing around it has to be copied.
+    return jnp.linalg.inv(a.mT).mT
+
+
 def _by_blocks(a, leaf):
     if a.shape[-1] <= leaf:
-        return jnp.linalg.inv(a)
+        return _by_lapack(a)
     p, q, r, s = _blocks(a)
     p = _by_blocks(p, leaf)
     pq, rp = matmul(p, q), matmul(r, p)
@@ -58,9 +63,9 @@ def inverse(a: jax.Array) -> jax.Array:
     """
     leaf = _leaf(a.shape[-1])
     if a.shape[-1] <= leaf:
-        return jnp.linalg.inv(a)
+        return _by_lapack(a)
     x = _by_blocks(a, leaf)
-    return jax.lax.cond(_accurate(a, x), lambda a, x: x, lambda a, x: jnp.linalg.inv(a), a, x)
+    return jax.lax.cond(_accurate(a, x), lambda a, x: x, lambda a, x: _by_lapack(a), a, x)
 
 
 @inverse.defjvp

@@ -29,6 +29,8 @@ class Parameterization(NamedTuple):
         Algorithms on Matrix Manifolds, def. 4.1.1).
       is_projection: a retraction that depends on base + theta alone and is orthonormal for any
         sum: a base that rounding has moved off the manifold does no harm, and is left as it is.
+      ignores_normal: a retraction that depends on the tangent part of theta alone: what it gets need
+        not be projected before.
       transport: (old base, new base, m, squared) -> m, for m shaped like theta that moves as
         dL/dtheta does when the base changes, or, if squared, as the square of its entries; None: m
         stays.
@@ -41,10 +43,11 @@ class Parameterization(NamedTuple):
     ) = None
     is_retraction: bool = False
     is_projection: bool = False
+    ignores_normal: bool = False
     transport: Callable[[chex.ArrayTree, chex.ArrayTree, jax.Array, bool], jax.Array] | None = None
 
 
-def around_a_point(forward, pull_back=None, is_projection=False) -> Parameterization:
+def around_a_point(forward, pull_back=None, **properties) -> Parameterization:
     """A `Parameterization` by a retraction: base = W, or the nearest orthonormal matrix, and theta
     = 0."""
 
@@ -52,4 +55,4 @@ def around_a_point(forward, pull_back=None, is_projection=False) -> Parameteriza
         base = orthonormalize(at_least_float32(w))
         return base, jnp.zeros_like(base)
 
-    return Parameterization(init, forward, pull_back, True, is_projection)
+    return Parameterization(init, forward, pull_back, is_retraction=True, **properties)

@@ -35,13 +35,14 @@ from experiments import configuration, metrics, models, results
 from experiments.configuration import ConfigurationError
 from experiments.data.sources import IMAGES
 from experiments.drawing import STYLE
-from experiments.studies import common, gradients, gram_rank, isometry, jacobian
+from experiments.studies import common, gradients, gram_rank, isometry, jacobian, optimality
 
 STUDIES = {
     "isometry": isometry,
     "gram_rank": gram_rank,
     "gradients": gradients,
     "jacobian": jacobian,
+    "optimality": optimality,
 }
 
 

@@ -76,4 +76,4 @@ def cayley() -> Parameterization:
     True
     """
 
-    return around_a_point(_forward, _pull_back)
+    return around_a_point(_forward, _pull_back, ignores_normal=True)

@@ -168,4 +168,4 @@ def exponential() -> Parameterization:
     True
     """
 
-    return around_a_point(_forward)
+    return around_a_point(_forward, ignores_normal=True)
