@@ -28,14 +28,9 @@ def _joined(a, b, c, d):
     return jnp.concatenate([top, jnp.concatenate([c, d], axis=-1)], axis=-2)
 
 
-def _by_lapack(a):
-    # LAPACK stores by columns: of the transpose, nothing around it has to be copied.
-    return jnp.linalg.inv(a.mT).mT
-
-
 def _by_blocks(a, leaf):
     if a.shape[-1] <= leaf:
-        return _by_lapack(a)
+        return jnp.linalg.inv(a)
     p, q, r, s = _blocks(a)
     p = _by_blocks(p, leaf)
     pq, rp = matmul(p, q), matmul(r, p)
@@ -63,9 +58,12 @@ def inverse(a: jax.Array) -> jax.Array:
     """
     leaf = _leaf(a.shape[-1])
     if a.shape[-1] <= leaf:
-        return _by_lapack(a)
+        return jnp.linalg.inv(a)
     x = _by_blocks(a, leaf)
-    return jax.lax.cond(_accurate(a, x), lambda a, x: x, lambda a, x: _by_lapack(a), a, x)
+    # LAPACK stores by columns, and XLA would have all results of the branches so, and copy them:
+    # a product stores by rows.
+    pivoted = lambda a, x: matmul(jnp.linalg.inv(a), jnp.broadcast_to(eye_like(a), a.shape))
+    return jax.lax.cond(_accurate(a, x), lambda a, x: x, pivoted, a, x)
 
 
 @inverse.defjvp
