@@ -1,0 +1,79 @@
+"""Many arrays of few shapes computed as few batches."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.xla_metadata import set_xla_metadata
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _numbers(values):
+    return tuple(map(np.uint32, values))
+
+
+def _slices_by_number(sizes, x):
+    """Slices of these sizes for XLA on CPU, which compiles every slice at a known place to a kernel
+    of its own (20 ms), but loops that read their place from memory only once."""
+    # Inlined, these would be constants, and the slices at known places again.
+    with set_xla_metadata(inlineable="false"):
+        starts = _numbers(tuple(itertools.accumulate(sizes[:-1], initial=0)))
+    return [jax.lax.dynamic_slice_in_dim(x, s, n) for s, n in zip(starts, sizes, strict=True)]
+
+
+def _leads(batches):
+    # Equal batches lie along a new axis, so that stacks sharded over their layers stay as they lie.
+    equal = len(set(batches)) == 1
+    return [(1, *batch) if equal else (math.prod(batch),) for batch in batches]
+
+
+# Traced and lowered once for all trees of the same leaves.
+@functools.partial(jax.jit, static_argnums=0)
+def _join(batches, arrays):
+    """Arrays that lead with their batch axes, of the sizes in `batches`, as one batch."""
+    rows = zip(_leads(batches), batches, arrays, strict=True)
+    return jnp.concatenate([x.reshape(*lead, *x.shape[len(b) :]) for lead, b, x in rows])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _part(batches, joined):
+    """Inverse of `_join`."""
+    leads = _leads(batches)
+    sizes = tuple(lead[0] for lead in leads)
+    parts = jax.lax.platform_dependent(
+        joined,
+        cpu=functools.partial(_slices_by_number, sizes),
+        default=lambda x: list(jax.lax.split(x, sizes)),
+    )
+    rest = joined.shape[len(leads[0]) :]
+    return [x.reshape(*b, *rest) for b, x in zip(batches, parts, strict=True)]
+
+
+def in_batches(f: Callable[..., Any], rows: Sequence[Any], batches: Sequence[tuple]) -> list[Any]:
+    """[f(*row) for row in rows], where all rows of one matrix shape are computed as one batch.
+
+    A row is a tuple of pytrees of arrays that lead with its batch axes, of the sizes in `batches`.
+    """
+    groups: dict[Any, list[int]] = {}
+    for i, (row, batch) in enumerate(zip(rows, batches, strict=True)):
+        leaves, structure = jax.tree.flatten(row)
+        key = structure, tuple((x.shape[len(batch) :], x.dtype) for x in leaves)
+        groups.setdefault(key, []).append(i)
+
+    results: list[Any] = [None] * len(rows)
+    for members in groups.values():
+        if len(members) == 1:  # Nothing to join: a sharded stack of layers stays as it lies.
+            results[members[0]] = f(*rows[members[0]])
+            continue
+        shared = tuple(tuple(batches[i]) for i in members)
+        joined = jax.tree.map(lambda *xs, b=shared: _join(b, xs), *(rows[i] for i in members))
+        out, structure = jax.tree.flatten(f(*joined))
+        columns = [_part(shared, x) for x in out]
+        for i, *parts in zip(members, *columns, strict=True):
+            results[i] = structure.unflatten(parts)
+    return results
