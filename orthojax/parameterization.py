@@ -29,8 +29,8 @@ class Parameterization(NamedTuple):
         Algorithms on Matrix Manifolds, def. 4.1.1).
       is_projection: a retraction that depends on base + theta alone and is orthonormal for any
         sum: a base that rounding has moved off the manifold does no harm, and is left as it is.
-      ignores_normal: a retraction that depends on the tangent part of theta alone: what it gets need
-        not be projected before.
+      ignores_normal: a retraction that depends on the tangent part of theta alone, which need not
+        be projected before.
       transport: (old base, new base, m, squared) -> m, for m shaped like theta that moves as
         dL/dtheta does when the base changes, or, if squared, as the square of its entries; None: m
         stays.

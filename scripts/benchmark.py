@@ -19,6 +19,7 @@ polar (factor of updates), accuracy, law (one-step errors), network (training st
 
 import argparse
 import datetime
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -197,18 +198,24 @@ def versions(with_torch: bool) -> dict:
     return found
 
 
-def run(plan: Plan, groups: tuple[str, ...], with_torch: bool, log=print) -> dict:
-    """The record of a run."""
+def run(plan: Plan, groups: tuple[str, ...], with_torch: bool, log=print, save=None) -> dict:
+    """The record of a run; `save` gets what there is of it after each group."""
     began, rows, seconds = time.perf_counter(), [], {}
     for group in groups:
         since = time.perf_counter()
         # TensorFloat-32 would compare speeds at different accuracy.
         with jax.default_matmul_precision("highest"):
             rows += measured(group, plan, with_torch)
+        for row in rows:
+            row["shape"] = tuple(row["shape"])
         seconds[group] = time.perf_counter() - since
         log(f"{group}: {seconds[group]:.0f} s")
-    for row in rows:
-        row["shape"] = tuple(row["shape"])
+        if save:
+            save(_record(rows, seconds, began, with_torch))
+    return _record(rows, seconds, began, with_torch)
+
+
+def _record(rows, seconds, began, with_torch):
     return {
         "command": shlex.join(["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),
@@ -247,7 +254,9 @@ def main(arguments: list[str] | None = None) -> None:
     with_torch = not chosen.no_peers and "torch" not in torch_peers.missing()
 
     jax.config.update("jax_enable_compilation_cache", False)  # It hides the compiler.
-    record = run(plan, groups, with_torch, lambda line: print(line, file=sys.stderr, flush=True))
+    log = lambda line: print(line, file=sys.stderr, flush=True)
+    save = functools.partial(report.write, directory=chosen.output) if chosen.output else None
+    record = run(plan, groups, with_torch, log, save)
     print(report.text(record))
     if chosen.output:
         paths = report.write(record, chosen.output)

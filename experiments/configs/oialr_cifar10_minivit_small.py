@@ -5,7 +5,8 @@ oialr_cifar10_minivit, for two cores. From one dense trunk, dense and low-rank t
   python experiments/run.py --config=experiments/configs/oialr_cifar10_minivit_small.py
 
 Result, seeds 0, 1, 2: dense 61.0, 61.8, 61.0 %, test loss 1.31, 1.28, 1.30; OIALR 61.3, 60.6, 60.9
-%, test loss 1.13, 1.12, 1.13, with 9.9 % trained and 69 % stored. Time: 22 minutes a seed on one idle core.
+%, test loss 1.13, 1.12, 1.13, with 9.9 % trained and 69 % stored. Time: 22 minutes a seed on one
+idle core.
 """
 
 from ml_collections import ConfigDict

@@ -21,7 +21,6 @@ _COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", 
 KEYS = (
     ("cayley", "rebase_every=None"),
     ("exponential", "rebase_every=1"),
-    ("householder", "rebase_every=None"),
     ("qr", "retract"),
     ("pogo", "cubic"),
 )
@@ -33,7 +32,7 @@ def rows(
     n: int,
     layers: int,
     keys: Sequence[tuple[str, str]] = KEYS,
-    counts: Sequence[int] = (1, 2, 4, 8),
+    counts: Sequence[int] = (1, 2, 8),
     layouts: Sequence[str] = tuple(LAYOUTS),
     turns: int = 5,
 ) -> list[dict[str, Any]]:
