@@ -6,8 +6,8 @@ weights, type A, at depths 5 and 50; test accuracy against the learning rate.
   python experiments/run.py --config=experiments/configs/pso_lr.py:full
 
 The paper has 1e-6 to 1e-4 and 20 epochs, as "full"; 1e-3 is added. The first: 16 arms of two
-seeds, 2 minutes of CPU. Seen there at 1e-6, 1e-5, 1e-4, 1e-3 and depth 50: Kaiming 10, 22, 55, 10 %; shared
-55, 87, 91, 91 %.
+seeds, 2 minutes of CPU. Seen there at 1e-6, 1e-5, 1e-4, 1e-3 and depth 50: Kaiming 10, 22, 55, 10
+%; shared 55, 87, 91, 91 %.
 """
 
 from experiments.configs import pso_depth
