@@ -18,9 +18,10 @@ def _numbers(values):
 
 
 def _slices_by_number(sizes, x):
-    """Slices of these sizes for XLA on CPU, which compiles every slice at a known place to a kernel
-    of its own (20 ms), but loops that read their place from memory only once."""
-    # Inlined, these would be constants, and the slices at known places again.
+    """`jax.lax.split` for XLA on CPU, which compiles each slice at a known place, and what follows,
+    to a kernel of its own (20 ms), but compiles one for all that read their place from memory.
+    """
+    # Inlined, the numbers would be constants, and the places known again.
     with set_xla_metadata(inlineable="false"):
         starts = _numbers(tuple(itertools.accumulate(sizes[:-1], initial=0)))
     return [jax.lax.dynamic_slice_in_dim(x, s, n) for s, n in zip(starts, sizes, strict=True)]
