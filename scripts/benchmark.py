@@ -34,7 +34,6 @@ from typing import NamedTuple
 # work at the expense of whoever has its turn; a GPU is shared with PyTorch.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("PJRT_NPROC", "32")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax

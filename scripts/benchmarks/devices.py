@@ -106,6 +106,7 @@ def rows_elsewhere(n: int, layers: int) -> list[dict[str, Any]]:
     if jax.default_backend() != "cpu":
         return rows(n, layers)
     environment["JAX_PLATFORMS"] = "cpu"
+    environment.setdefault("PJRT_NPROC", "32")  # With less, collectives can wait for ever.
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     environment["XLA_FLAGS"] = (
         environment.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
