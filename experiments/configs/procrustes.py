@@ -4,7 +4,10 @@ and geoopt.
   python experiments/run.py --config=experiments/configs/procrustes.py
   python experiments/run.py --config=experiments/configs/procrustes.py:full
 
-PLACEHOLDER
+Learning rates and momenta are the best of short sweeps. Time: 2 minutes of one core. Seen there
+(seconds of CPU, steps): QR 1.2 s, 150; POGO with momentum along the manifold 1.7, 170; geoopt 2.7,
+150; landing 5.9, 800; POGO and pogo-torch, momentum in the ambient space, do not arrive in 1500
+steps (9.1 and 25.9 s).
 """
 
 from experiments.configs import pca
