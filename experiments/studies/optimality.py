@@ -10,9 +10,10 @@ first `study.evaluate_every` steps and then once in so many, and an arm ends whe
 `study.gap`. Steps are of `study.dtype`; all arms compute the same gradient, a formula.
 
 The clock runs during steps only: not while compiling, nor in the first step of all, which is made
-twice, nor while measuring. On one core of a CPU it counts what this process computes, so that
-others on the core do not matter; otherwise seconds. u is one product [n, p] [p, p], measured
-between the steps.
+twice, nor while measuring. Where the process may use one core of a CPU (`taskset -c 1`) it counts
+the CPU time of the process, so that others on that core do not matter; otherwise seconds. u is one
+product [n, p] [p, p], measured between the steps. Set PJRT_NPROC to the number of cores: with more
+threads, the default of run.py, JAX took twice the time for products 500 x 375 on one core.
 
 `optimizer.name` is one of `METHODS`, in JAX, or of `torch_optimizers.METHODS`.
 """
@@ -151,7 +152,7 @@ def make_measure(config):
     c, torch = config.study, config.optimizer.name in torch_optimizers.METHODS
     if torch:
         torch_optimizers.require(config.optimizer.name)
-    clock = _clock()
+    clock_name, clock = _clock()
 
     def measure(seed):
         problem = make_problem(c.problem, c.rows, c.columns, c.condition, seed)
@@ -159,10 +160,9 @@ def make_measure(config):
             descent = (torch_optimizers.Descent if torch else Descent)(config, problem)
             descent.advance(1)  # Allocates, and starts threads.
             descent.start()
-            return [
-                {"seed": seed, **row, "compile_seconds": descent.compile_seconds}
-                for row in _descend(descent, c, clock, _make_evaluate(problem), _make_unit(c))
-            ]
+            facts = {"clock": clock_name, "compile_seconds": descent.compile_seconds}
+            rows = _descend(descent, c, clock, _make_evaluate(problem), _make_unit(c))
+            return [{"seed": seed, **row, **facts} for row in rows]
 
     return measure
 
@@ -191,9 +191,10 @@ def _descend(descent, study, clock, evaluate, unit):
 
 
 def _clock():
-    """The clock of the module's docstring."""
-    is_one_core = jax.default_backend() == "cpu" and len(os.sched_getaffinity(0)) == 1
-    return time.process_time if is_one_core else time.perf_counter
+    """What the clock of the module's docstring counts, and the clock."""
+    if jax.default_backend() == "cpu" and len(os.sched_getaffinity(0)) == 1:
+        return "CPU seconds", time.process_time
+    return "seconds", time.perf_counter
 
 
 def _make_evaluate(problem):
@@ -229,8 +230,9 @@ def _make_unit(study):
 
 
 def report(arms, rows):
-    one_core = _clock() is time.process_time
-    seconds = "CPU seconds" if one_core else "seconds"
+    study = next(iter(arms.values())).study
+    title = f"{study.problem}, {study.rows} x {study.columns}, {study.dtype}"
+    seconds = " or ".join(dict.fromkeys(row["clock"] for row in rows))
     names = ["to the gap", "steps", seconds, "ms a step", "u a step", "gap", "max |W'W - I|_F"]
     lines = [["arm", *names]]
     figure, panels = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
@@ -244,9 +246,9 @@ def report(arms, rows):
                 axes.plot(*zip(*points, strict=True), color=color, label=label)
         lines.append([arm or "-", *(_row(runs, arms[arm].study.gap) if runs else "-" * len(names))])
     for axes, x in zip(panels, (seconds, "step"), strict=True):
-        axes.axhline(next(iter(arms.values())).study.gap, color="#888888", ls="--", lw=1)
+        axes.axhline(study.gap, color="#888888", ls="--", lw=1)
         axes.set(xlabel=x, xscale="log", yscale="log")
-    panels[0].set(ylabel="optimality gap")
+    panels[0].set(title=title, ylabel="optimality gap")
     panels[1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return {"optimality": figure}, lines
 
