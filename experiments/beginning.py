@@ -38,7 +38,8 @@ class Beginning(NamedTuple):
         if restored is not None:
             return restored, None
         if trunk is None or not self._shares(trunk):
-            return jax.jit(self._new, out_shardings=self.devices.replicated)(), None
+            places = self.devices.place(jax.eval_shape(self._new))
+            return jax.jit(self._new, out_shardings=places)(), None
         optimizer = training.make_optimizer(trunk.config)
         dense = Beginning(trunk.config, self.devices, self.model, None, optimizer)
         with Checkpoints(trunk.folder / "checkpoints", trunk.config) as checkpoints:
@@ -46,7 +47,8 @@ class Beginning(NamedTuple):
         bases = low_rank.singular_bases(self.config)
         if jax.eval_shape(bases, state.params).keys() != state.reference.keys():
             state = state._replace(reference=jax.jit(bases)(state.params))
-        return state._replace(opt_state=self._opt_state(state)), trunk.folder
+        state = state._replace(opt_state=self._opt_state(state))
+        return self.devices.put_state(state), trunk.folder
 
     def _shares(self, trunk):
         """Whether the steps of the trunk are the first ones of this run."""
@@ -83,7 +85,9 @@ class Beginning(NamedTuple):
     def _abstract(self, layout):
         """Shapes and places of the arrays of a checkpoint."""
         dense = jax.eval_shape(self._new)
+        state = low_rank.abstract(self.config, self.method, self.optimizer, dense, layout)
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.devices.replicated),
-            low_rank.abstract(self.config, self.method, self.optimizer, dense, layout),
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+            state,
+            self.devices.place(state),
         )

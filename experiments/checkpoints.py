@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from absl import logging
 
-from experiments import configuration
+from experiments import configuration, processes
 
 
 def _shapes(state):
@@ -126,10 +126,12 @@ class Checkpoints:
     def _set_aside(self, step, error):
         """Moves an unreadable checkpoint away, so that its step can be saved again."""
         aside = self._directory.parent / "unreadable_checkpoints" / str(step)
-        aside.parent.mkdir(exist_ok=True)
-        while aside.exists():
-            aside = aside.with_name(f"{aside.name}_")
-        (self._directory / str(step)).rename(aside)
+        if processes.is_first():
+            aside.parent.mkdir(exist_ok=True)
+            while aside.exists():
+                aside = aside.with_name(f"{aside.name}_")
+            (self._directory / str(step)).rename(aside)
+        processes.wait_for_all("a checkpoint set aside")
         self._orbax.reload()
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         logging.warning(

@@ -43,6 +43,10 @@ FIELDS = {
     "constraint.map": str,
     "constraint.rebase_every": int,
     "constraint.rules": tuple,
+    "mesh.data": int,
+    "mesh.fsdp": int,
+    "mesh.tensor": int,
+    "mesh.rules": tuple,
     "arms": ConfigDict,
 }
 
@@ -80,11 +84,15 @@ NOT_NEGATIVE = (
     "constraint.rebase_every",
 )
 
-# May differ when a run is resumed: these change neither batches nor updates. (`parallel` changes
-# the order of sums, hence the rounding, as another machine does.)
+# May differ when a run is resumed: these change neither batches nor updates. (`parallel` and `mesh`
+# change the order of sums, hence the rounding, as another machine does.)
 MAY_CHANGE = (
     "patience",
     "parallel",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.tensor",
+    "mesh.rules",
     "data.dir",
     "log_every",
     "eval_every",

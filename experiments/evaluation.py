@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import orthojax.nn
-from experiments import low_rank
+from experiments import data, low_rank
 from experiments.training import module_of, variables_of
 from orthojax import diagnostics, matrices
 
@@ -17,12 +17,12 @@ def over_seeds(function, seeds, *in_axes):
     return jax.vmap(function, in_axes=in_axes or 0) if seeds else function
 
 
-def make_evaluate(model, split, seeds=()):
-    """Returns (state, batches) -> the measures of the task, {"loss": ...}, means over all examples.
+def make_evaluate(model, devices, seeds=()):
+    """Returns (state, split, size) -> the measures of the task, {"loss": ...}, means over all
+    examples of the split, in batches of `size`.
 
-    `batches` yields inputs, targets and a mask that is 0 where the last batch is padded; `split` is
-    the sharding of these. With `seeds`, the state is that of as many models and a measure is a
-    list.
+    `devices` is a `parallel.Parallel`. With `seeds`, the state is that of as many models and a
+    measure is a list.
     """
     task = model.task
 
@@ -32,12 +32,15 @@ def make_evaluate(model, split, seeds=()):
         each = [measure(outputs, targets) for measure in task.measures.values()]
         return jnp.stack([*(jnp.sum(mask * x) for x in each), jnp.sum(mask)])
 
-    sums = jax.jit(over_seeds(sums, seeds, 0, 0, 0, None, None, None))
+    sums = jax.jit(
+        over_seeds(sums, seeds, 0, 0, 0, None, None, None), out_shardings=devices.replicated
+    )
 
-    def evaluate(state, batches):
+    def evaluate(state, split, size):
         model_state = state.params, state.variables, state.bases
         parts = [
-            jax.device_get(sums(*model_state, *jax.device_put(batch, split))) for batch in batches
+            jax.device_get(sums(*model_state, *devices.put_rows(size, *batch)))
+            for batch in data.eval_batches(split, size, devices.rows(size))
         ]
         totals = np.sum(parts, axis=0, dtype=np.float64)
         means = totals[..., :-1] / totals[..., -1:]
@@ -61,8 +64,9 @@ def constrained(params, rules) -> dict[str, tuple[jax.Array, matrices.MatrixAxes
     return kernels
 
 
-def make_measure(rules, seeds=()):
-    """Returns state -> orthogonality error and singular value range of the constrained kernels.
+def make_measure(rules, seeds=(), replicated=None):
+    """Returns state -> orthogonality error and singular value range of the constrained kernels,
+    which every process can read with the sharding `replicated`.
 
     Where there are none it returns {}.
     """
@@ -82,7 +86,7 @@ def make_measure(rules, seeds=()):
             },
         }
 
-    arrays = jax.jit(over_seeds(arrays, seeds))
+    arrays = jax.jit(over_seeds(arrays, seeds), out_shardings=replicated)
 
     def measure(state):
         return jax.tree.map(lambda x: x.tolist(), jax.device_get(arrays(state.params, state.bases)))
@@ -120,7 +124,7 @@ def profiled(params, kernels) -> dict[str, jax.Array]:
     return chosen
 
 
-def make_profile(model, kernels, inputs, targets, seeds=()):
+def make_profile(model, kernels, inputs, targets, seeds=(), replicated=None):
     """Returns state -> {"isometry_gap": {path: [layers]}, "log_grad_norm": {path: [layers]}}.
 
     Of the stacked kernels [layers, in, out] whose paths `kernels`, a regular expression, matches;
@@ -146,7 +150,7 @@ def make_profile(model, kernels, inputs, targets, seeds=()):
             ),
         }
 
-    profile = jax.jit(over_seeds(profile, seeds, 0, None, None))
+    profile = jax.jit(over_seeds(profile, seeds, 0, None, None), out_shardings=replicated)
     return lambda state: jax.tree.map(
         lambda x: x.tolist(), jax.device_get(profile(state, inputs, targets))
     )

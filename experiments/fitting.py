@@ -5,7 +5,7 @@ import numpy as np
 from flax import nnx
 
 import orthojax
-from experiments import configuration, data, evaluation, low_rank, models, training
+from experiments import configuration, data, evaluation, low_rank, models, parallel, training
 from orthojax import matrices
 
 
@@ -17,7 +17,11 @@ def load_data(config) -> data.Dataset:
         dataset = data.load(c.name, c.dir or None, **chosen)
     except (ValueError, OSError) as error:
         raise configuration.ConfigurationError(f"data.name={c.name}: {error}") from error
-    examples, devices = len(dataset.train), jax.local_device_count()
+    examples = len(dataset.train)
+    try:
+        devices = parallel.batch_devices(config)
+    except ValueError as error:
+        raise configuration.ConfigurationError(f"mesh: {error}") from error
     if config.batch_size > examples:
         raise configuration.ConfigurationError(
             f"batch_size={config.batch_size} is larger than the {examples} training examples "
@@ -26,7 +30,8 @@ def load_data(config) -> data.Dataset:
     for field in ("batch_size", "eval_batch_size"):
         if config[field] % devices:
             raise configuration.ConfigurationError(
-                f"{field}={config[field]} must be divisible by the {devices} local devices."
+                f"{field}={config[field]} must be divisible by the {devices} devices over which "
+                "a batch is split."
             )
     if config.patience and dataset.validation is None:
         raise configuration.ConfigurationError(
@@ -59,7 +64,7 @@ def make_model(config, dataset) -> training.Model:
         model = training.make_model(config, dataset)
     except ValueError as error:
         raise configuration.ConfigurationError(f"model.name={name}: {error}") from error
-    devices = jax.local_device_count()
+    devices = jax.device_count()
     if config.parallel == "pmap" and devices > 1 and _has_batch_statistics(model):
         raise configuration.ConfigurationError(
             f"parallel=pmap would normalize on each of the {devices} devices by the moments of its "
@@ -96,6 +101,17 @@ def check_profile(config, params):
             evaluation.profiled(params, config.profile.kernels)
         except ValueError as error:
             raise configuration.ConfigurationError(f"profile.kernels: {error}") from error
+
+
+def make_devices(config, params, seeds=()):
+    """Returns the `parallel.Parallel` of the run; raises `ConfigurationError` if its mesh does not
+    fit the devices, or its rules the parameters."""
+    try:
+        devices = parallel.of(config, seeds)
+        orthojax.shardings(params, params, devices.replicated.mesh, config.mesh.rules)
+        return devices
+    except ValueError as error:
+        raise configuration.ConfigurationError(f"mesh: {error}") from error
 
 
 def make_method(config, model, dataset):

@@ -18,6 +18,7 @@ control    none, or what is changed for comparison, factored face only:
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -276,11 +277,11 @@ def singular_bases(config):
     return bases
 
 
-def make_measure_stability(config):
+def make_measure_stability(config, replicated=None):
     """Returns state -> (state with the bases of now as reference, {path: similarity})."""
     bases_of = singular_bases(config)
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=(None, replicated))
     def compare(params, bases, reference):
         now = bases_of(dense(params, bases))
         return now, {n: diagnostics.similarity(reference[n], x) for n, x in now.items()}

@@ -6,6 +6,8 @@ metrics.jsonl    a line with configuration, versions and devices, then one a mea
                  it depends on the time, so a run that was interrupted writes the same bytes
 timing.jsonl     how long steps and compilations took, their multiply-adds and their memory
 tensorboard/     the same measurements as TensorBoard events
+
+Of several processes the first one writes; the others read, and decide the same.
 """
 
 import contextlib
@@ -25,7 +27,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 import orthojax
-from experiments import configuration
+from experiments import configuration, processes
 from experiments.tasks import FORMATS
 
 
@@ -53,7 +55,7 @@ def header(config) -> dict:
             "orthojax": orthojax.__version__,
         },
         "revision": _revision(),
-        "devices": {"kind": device.device_kind, "count": jax.local_device_count()},
+        "devices": {"kind": device.device_kind, "count": jax.device_count()},
     }
 
 
@@ -100,12 +102,11 @@ class Log:
     """
 
     def __init__(self, workdir: Path, config, step: int, trunk: Path | None = None, bar=True):
-        workdir.mkdir(parents=True, exist_ok=True)
+        self._writes = processes.is_first()
         self._workdir, self._steps, self._patience = workdir, config.steps, config.patience
         self._began, self._step, self._finite = time.monotonic(), step, step
         self._latest = {}  # {name: value} of the last measurement
         self._message = ""
-        write_json(workdir / "config.json", configuration.as_json(config))
         path = workdir / "metrics.jsonl"
         if trunk is not None:
             first, rows = {}, read(trunk / "metrics.jsonl")[1]
@@ -113,6 +114,13 @@ class Log:
             first, rows = read(path) if path.exists() and step else ({}, [])
         rows = [row for row in rows if row["step"] <= step]
         self._validated = [row for row in rows if "validation_loss" in row]
+        # disable=None: a bar on a terminal only.
+        off = None if bar and self._writes else True
+        self._bar = tqdm(total=config.steps, initial=step, disable=off, unit="step", leave=False)
+        if not self._writes:
+            return
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", configuration.as_json(config))
         with path.with_suffix(".part").open("w") as part:
             for row in [first or header(config), *rows]:
                 part.write(json.dumps(row) + "\n")
@@ -121,18 +129,16 @@ class Log:
         # TensorBoard hides what an interrupted run wrote from `purge_step` on.
         purge = step + 1 if step else 0
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
-        # disable=None: a bar on a terminal only.
-        off = None if bar else True
-        self._bar = tqdm(total=config.steps, initial=step, disable=off, unit="step", leave=False)
 
     def __enter__(self):
         self._write_status("running")
         return self
 
     def __exit__(self, kind, error, _):
-        self._rows.close()
-        self._events.close()
         self._bar.close()
+        if self._writes:
+            self._rows.close()
+            self._events.close()
         if kind is None:
             self._write_status("done", self._message)
         elif issubclass(kind, Interrupted | KeyboardInterrupt):
@@ -143,6 +149,8 @@ class Log:
             self._write_status("failed", f"{kind.__name__}: {error}")
 
     def _write_status(self, status, message=""):
+        if not self._writes:
+            return
         seconds = round(time.monotonic() - self._began, 1)
         content = {"status": status, "step": self._step, "steps": self._steps, "seconds": seconds}
         write_json(
@@ -216,9 +224,11 @@ class Log:
     def record(self, step, measured):
         """`write` that says nothing."""
         self.check(step, measured)
-        self._rows.write(json.dumps({"step": step, **measured}) + "\n")
         if "validation_loss" in measured:
             self._validated.append({"step": step, **measured})
+        if not self._writes:
+            return
+        self._rows.write(json.dumps({"step": step, **measured}) + "\n")
         self._rows.flush()  # So that a kill after the next checkpoint finds the row in the file.
         for name, value in configuration.flatten(measured).items():
             if isinstance(value, list):
@@ -314,7 +324,7 @@ class Clock:
 
     def __init__(self, workdirs: list[Path], trunk: Path | None = None):
         self._paths = [workdir / "timing.jsonl" for workdir in workdirs]
-        if trunk is not None:  # Its steps count too.
+        if trunk is not None and processes.is_first():  # Its steps count too.
             shutil.copyfile(trunk / "timing.jsonl", self._paths[0])
         self._began, self._seconds, self._steps = None, 0.0, 0
 
@@ -370,6 +380,6 @@ class Clock:
         self._seconds, self._steps = 0.0, 0
 
     def _write(self, row):
-        for path in self._paths:
+        for path in self._paths if processes.is_first() else ():
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")

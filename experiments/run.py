@@ -4,7 +4,10 @@
 
 Any field of the configuration can be set: --config.optimizer.lr=0.01. --config.arms={} trains one
 model instead of the arms that the configuration compares. The same command resumes an interrupted
-run where it was last saved; Ctrl-C and SIGTERM save first.
+run where it was last saved, on as many devices as there are now; Ctrl-C and SIGTERM save first. A
+run that SIGTERM has stopped, as on preemption, ends with code 75: run me again.
+
+On several hosts, start the same command on each (--distributed); see docs/scaling.md.
 
 Written to --workdir, for each arm in a folder of its own: config.json, metrics.jsonl, status.json,
 checkpoints/ and tensorboard/; and beside these folders the figures, which compare the arms.
@@ -43,7 +46,7 @@ from experiments import (
     low_rank,
     low_rank_figures,
     metrics,
-    parallel,
+    processes,
     results,
     studies,
     training,
@@ -64,15 +67,15 @@ def main(_):
             "jax_compilation_cache_dir", str(Path("~/.cache/orthojax/xla").expanduser())
         )
     try:
+        processes.initialize()
         run(_CONFIG.value, workdir)
     except configuration.ConfigurationError as error:
         command_line.exit_with(error)
     except metrics.Diverged as error:
         command_line.exit_with(f"diverged: {error}", code=1)
     except metrics.Interrupted as error:
-        command_line.exit_with(
-            f"{error}; run the same command to resume.", 128 + error.signal_number
-        )
+        code = 130 if error.signal_number == signal.SIGINT else processes.RUN_ME_AGAIN
+        command_line.exit_with(f"{error}; run the same command to resume.", code)
     except KeyboardInterrupt:  # Not during training.
         command_line.exit_with("stopped; run the same command to resume.", 130)
 
@@ -110,6 +113,13 @@ def run(config, workdir):
             train(arm, workdir / name, seeds=seeds)
         except metrics.Diverged as error:
             diverged = metrics.Diverged(f"{name}: {error}" if name else str(error))
+    if processes.is_first():
+        _report(config, folders, workdir)
+    if diverged:
+        raise diverged
+
+
+def _report(config, folders, workdir):
     runs = {name: [folder / "metrics.jsonl" for folder in own] for name, own in folders.items()}
     against = config.get("against", "")
     rows = results.write(folders, workdir, against)
@@ -118,8 +128,6 @@ def run(config, workdir):
     print(results.table(rows))
     print(f"Figures: {', '.join(map(str, drawn))}")
     print(f"Results: {workdir / 'results.csv'}; metrics.jsonl in each of its folders.")
-    if diverged:
-        raise diverged
 
 
 def _folder(workdir, name, seed):
@@ -150,50 +158,52 @@ def train(config, workdir, until=None, trunk=None, seeds=()):
     for folder, own in zip(folders, configs, strict=True):
         configuration.check_workdir(folder, own)
 
-    devices = parallel.PARALLEL[config.parallel](*[seeds] if seeds else ())
     model = fitting.make_model(config, dataset)
     params = jax.eval_shape(model.init)[0]
+    devices = fitting.make_devices(config, params, seeds)
     fitting.check_rules(config, params)
     fitting.check_profile(config, params)
     method = fitting.make_method(config, model, dataset)
     # The latent face is part of the optimizer.
     change_bases = method is not None and low_rank.face(config) == "factored"
     schedule = training.make_schedule(config, method)
-    optimizer = training.make_optimizer(config, method)
+    optimizer = devices.divide(training.make_optimizer(config, method))
 
     train_step = devices.compile_step(
         lambda axis: evaluation.over_seeds(
             training.make_train_step(config, model, optimizer, axis), seeds
         )
     )
-    evaluate = evaluation.make_evaluate(model, devices.split, seeds)
-    measure = evaluation.make_measure(config.constraint.rules, seeds)
+    evaluate = evaluation.make_evaluate(model, devices, seeds)
+    measure = evaluation.make_measure(config.constraint.rules, seeds, devices.replicated)
     population = profile = None
     if config.get("population", 0):
         inputs, _ = dataset.train.take(np.arange(min(config.population, len(dataset.train))))
         population = evaluation.make_population(model, inputs, seeds)
     if "profile" in config:
+        batch = dataset.train.take(np.arange(config.batch_size))
         profile = evaluation.make_profile(
-            model, config.profile.kernels, *dataset.train.take(np.arange(config.batch_size)), seeds
+            model, config.profile.kernels, *batch, seeds, devices.replicated
         )
-    measure_stability = low_rank.make_measure_stability(config)
+    measure_stability = low_rank.make_measure_stability(config, devices.replicated)
     basis_gradients = training.make_basis_gradients(model)
 
     def evaluated(state):
         measured = {}
         for name, split in (("validation", dataset.validation), ("test", dataset.test)):
             if split is not None:
-                batches = data.eval_batches(split, config.eval_batch_size)
-                measured |= {f"{name}_{k}": x for k, x in evaluate(state, batches).items()}
+                found = evaluate(state, split, config.eval_batch_size)
+                measured |= {f"{name}_{k}": x for k, x in found.items()}
         if population is not None:
-            batches = data.eval_batches(dataset.test, config.eval_batch_size)
-            found = evaluate(population(state), batches)
+            found = evaluate(population(state), dataset.test, config.eval_batch_size)
             measured |= {f"population_{k}": x for k, x in found.items()}
         return measured | measure(state)
 
+    rows = devices.rows(config.batch_size)
+
     def batch_of(step):
         batches = [
-            data.batch(dataset.train, own.batch_size, own.seed, step, own.data.augment)
+            data.batch(dataset.train, own.batch_size, own.seed, step, own.data.augment, rows)
             for own in configs
         ]
         return tuple(map(np.stack, zip(*batches, strict=True))) if seeds else batches[0]
@@ -201,13 +211,13 @@ def train(config, workdir, until=None, trunk=None, seeds=()):
     def changed(step, state):
         """The state after the change of bases after `step` steps, on each device."""
         with clock.changing(step):
-            before = devices.gather(state)
+            before = devices.whole(devices.gather(state))
             grads = None
             if method.grow and before.bases:
-                batch = jax.device_put(batch_of(step), devices.split)
-                grads = basis_gradients(before, *batch)
+                batch = devices.put_rows(config.batch_size, *batch_of(step))
+                grads = devices.whole(basis_gradients(before, *batch))
             after = low_rank.change(config, method, optimizer, step, before, grads)
-            after = jax.block_until_ready(jax.device_put(after, devices.replicated))
+            after = jax.block_until_ready(devices.put_state(after))
         log.write(step, low_rank.report(config, after))
         return devices.spread(after), low_rank.layout(after) != low_rank.layout(before)
 
@@ -223,7 +233,7 @@ def train(config, workdir, until=None, trunk=None, seeds=()):
             else metrics.Log(workdir, config, step, behind)
         )
         clock = metrics.Clock(folders, behind)
-        stop = stack.enter_context(stop_signals())
+        stop = stack.enter_context(processes.Stop())
 
         if step and behind is None:
             log.say(f"Resuming from step {step}.")
@@ -238,7 +248,7 @@ def train(config, workdir, until=None, trunk=None, seeds=()):
         waiting = collections.deque()
         while step < last_step and not log.out_of_patience():
             with clock.running(0):
-                arguments = state, *devices.put(*batch_of(step))
+                arguments = state, *devices.put(config.batch_size, *batch_of(step))
             if program is None:
                 began = time.perf_counter()
                 program = train_step.lower(*arguments).compile()
@@ -252,7 +262,7 @@ def train(config, workdir, until=None, trunk=None, seeds=()):
             step += 1
             log.advance(step)
 
-            last, stopping = step == last_step, bool(stop)
+            last, stopping = step == last_step, stop.is_due(step)
             changing = change_bases and method.is_due(step)
             stability = low_rank.stability_every(config)
             measuring = stability and step % stability == 0
@@ -286,32 +296,16 @@ def train(config, workdir, until=None, trunk=None, seeds=()):
                 break
         clock.end_phase()
         checkpoints.wait()
-        if stop:
-            raise metrics.Interrupted(stop[0], step)
+        if stop.number is not None:
+            raise metrics.Interrupted(stop.number, step)
         if step < last_step:
             log.end(f"stopped early at step {step}")
         if best := log.best():
             log.say(f"best validation: {log.summary(best['step'], best)}")
+    processes.wait_for_all("the files of a run")
     if seeds and log.diverged:
         raise log.diverged[0]
     return devices.gather(state)
-
-
-@contextlib.contextmanager
-def stop_signals():
-    """Yields a list to which the first SIGINT or SIGTERM is added; a second one acts as usual."""
-    received = []
-
-    def note(number, _):
-        received.append(number)
-        signal.signal(number, usual[number])
-
-    usual = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, action in usual.items():
-            signal.signal(number, action)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ from orthojax.low_rank_training import OIALR
 from orthojax.maps import MAPS, cayley, exponential, householder, low_rank, polar, qr
 from orthojax.matrices import MatrixAxes, label_by_path
 from orthojax.parameterization import Parameterization
+from orthojax.placement import shardings
 from orthojax.tracing import call_order
+from orthojax.transforms.distribute import distribute
 from orthojax.transforms.landing import landing, pogo
 from orthojax.transforms.oialr import OIALRState, oialr
 from orthojax.transforms.orthogonal import orthogonal

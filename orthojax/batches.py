@@ -1,15 +1,81 @@
-"""Many arrays of few shapes computed as few batches."""
+"""Many arrays of few shapes computed as few batches, each device a part of them if asked to."""
 
+import contextlib
+import contextvars
 import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# A context and not an argument: between the transformation and its batches lie links of others.
+_SPLIT: contextvars.ContextVar["Split | None"] = contextvars.ContextVar("split", default=None)
+
+
+class Split(NamedTuple):
+    """Over which devices the matrices of a batch are divided.
+
+    Attributes:
+      mesh: of Auto axes.
+      axes: names of its axes.
+      least: numbers in the smallest matrix that is worth it.
+    """
+
+    mesh: Mesh
+    axes: tuple[str, ...]
+    least: int
+
+    def axes_for(self, count: int, size: int) -> tuple[str, ...]:
+        """The axes over which to divide `count` matrices of `size` numbers: no more devices than
+        matrices."""
+        chosen, devices = (), 1
+        for axis in self.axes if size >= self.least else ():
+            if self.mesh.shape[axis] > 1 and devices * self.mesh.shape[axis] <= count:
+                chosen, devices = (*chosen, axis), devices * self.mesh.shape[axis]
+        return chosen
+
+    def placed(self, tree: Any, axes: tuple[str, ...]) -> Any:
+        """`tree` of arrays with their leading axis over `axes`."""
+        sharding = NamedSharding(self.mesh, PartitionSpec(axes))
+        return jax.lax.with_sharding_constraint(tree, sharding)
+
+
+@contextlib.contextmanager
+def split_by(split: Split | None):
+    """Divides all batches that are traced inside."""
+    token = _SPLIT.set(split)
+    try:
+        yield
+    finally:
+        _SPLIT.reset(token)
+
+
+def _computed(f, row, batch):
+    """f(*row); where batches are divided, each device computes its own matrices."""
+    split = _SPLIT.get()
+    if split is None:
+        return f(*row)
+    arrays = jax.tree.leaves(row)
+    count, lead = math.prod(batch), len(batch)
+    size = max((math.prod(x.shape[lead:]) for x in arrays), default=0)
+    axes = split.axes_for(count, size)
+    if not axes:
+        return f(*row)
+    devices = math.prod(split.mesh.shape[axis] for axis in axes)
+
+    def spread(x):
+        x = x.reshape(count, *x.shape[lead:])
+        return jnp.concatenate([x, x[: -count % devices]])  # Some twice: zeros have no inverse.
+
+    out = f(*split.placed(jax.tree.map(spread, row), axes))
+    gather = lambda x: x[:count].reshape(*batch, *x.shape[1:])
+    return jax.tree.map(gather, split.placed(out, axes))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -69,11 +135,14 @@ def in_batches(f: Callable[..., Any], rows: Sequence[Any], batches: Sequence[tup
     results: list[Any] = [None] * len(rows)
     for members in groups.values():
         if len(members) == 1:  # Nothing to join: a sharded stack of layers stays as it lies.
-            results[members[0]] = f(*rows[members[0]])
+            row, batch = rows[members[0]], batches[members[0]]
+            results[members[0]] = _computed(f, row, batch)
             continue
         shared = tuple(tuple(batches[i]) for i in members)
         joined = jax.tree.map(lambda *xs, b=shared: _join(b, xs), *(rows[i] for i in members))
-        out, structure = jax.tree.flatten(f(*joined))
+        lead = len(_leads(shared)[0])
+        batch = jax.tree.leaves(joined)[0].shape[:lead]
+        out, structure = jax.tree.flatten(_computed(f, joined, batch))
         columns = [_part(shared, x) for x in out]
         for i, *parts in zip(members, *columns, strict=True):
             results[i] = structure.unflatten(parts)

@@ -31,8 +31,10 @@ ANEW = ("latent", "at once")  # Before step 4 they are not what the trunk is.
 def use_devices(patch, count):
     """Leaves the first `count` devices."""
     devices = jax.devices()[:count]
-    patch.setattr(jax, "local_devices", lambda *_, **__: devices)
-    patch.setattr(jax, "local_device_count", lambda *_, **__: count)
+    for name in ("devices", "local_devices"):
+        patch.setattr(jax, name, lambda *_, **__: devices)
+    for name in ("device_count", "local_device_count"):
+        patch.setattr(jax, name, lambda *_, **__: count)
 
 
 def arms(names, **overrides):

@@ -98,11 +98,15 @@ def assert_same_arrays(a, b):
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
-def start(workdir, *arguments):
-    """The tiny run as a program of its own, on one device."""
-    command = [sys.executable, str(RUN), f"--config={QUICKSTART}", f"--workdir={workdir}"]
-    command += [f"--config.{key}={value}" for key, value in (TINY | {"steps": 60}).items()]
-    environment = os.environ | {"XLA_FLAGS": ""}
+def start(workdir, *arguments, config=QUICKSTART, devices=1):
+    """A run as a program of its own, on fake devices: the tiny one, unless `config` is another."""
+    command = [sys.executable, str(RUN), f"--config={config}", f"--workdir={workdir}"]
+    if config == QUICKSTART:
+        command += [f"--config.{key}={value}" for key, value in (TINY | {"steps": 60}).items()]
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
     return subprocess.Popen(
         [*command, *arguments],
         env=environment,

@@ -36,7 +36,7 @@ def undisturbed_process(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "ended"),
-    [(signal.SIGKILL, -9, "running"), (signal.SIGTERM, 143, "interrupted")],
+    [(signal.SIGKILL, -9, "running"), (signal.SIGTERM, 75, "interrupted")],
 )
 def test_the_same_command_ends_a_stopped_run_with_the_same_bytes(
     undisturbed_process, tmp_path, number, code, ended
@@ -63,10 +63,10 @@ def test_the_same_command_ends_a_stopped_run_with_the_same_bytes(
 def test_a_signal_saves_the_step_it_came_in(undisturbed, tmp_path, monkeypatch, number, step):
     batch = data.batch
 
-    def batch_with_signal(split, size, seed, i, augment):
+    def batch_with_signal(split, size, seed, i, *rest):
         if i == step - 1:
             os.kill(os.getpid(), number)
-        return batch(split, size, seed, i, augment)
+        return batch(split, size, seed, i, *rest)
 
     monkeypatch.setattr(data, "batch", batch_with_signal)
     with pytest.raises(metrics.Interrupted) as stopped:

@@ -31,10 +31,10 @@ def interrupt_at(monkeypatch, step):
     """Sends SIGTERM while the batch of `step` is made, the last that is done."""
     batch = data.batch
 
-    def batch_with_signal(split, size, seed, i, augment):
+    def batch_with_signal(split, size, seed, i, *rest):
         if i == step - 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return batch(split, size, seed, i, augment)
+        return batch(split, size, seed, i, *rest)
 
     monkeypatch.setattr(data, "batch", batch_with_signal)
 

@@ -1,5 +1,6 @@
 """What a run writes, how it fails, and many devices."""
 
+import functools
 import json
 
 import jax
@@ -210,8 +211,9 @@ def test_jit_and_pmap_on_eight_devices_and_one_device_give_the_same_losses(tmp_p
             gather = lambda state: state
         else:
             devices = PARALLEL[kind]()
-            put, step, gather = devices.put, devices.compile_step(step_of), devices.gather
-            state = devices.spread(jax.device_put(state, devices.replicated))
+            put = functools.partial(devices.put, 16)
+            step, gather = devices.compile_step(step_of), devices.gather
+            state = devices.spread(devices.put_state(state))
         losses.append([])
         for i in range(6):
             state, loss = step(state, *put(*data.batch(dataset.train, 16, 0, i)))

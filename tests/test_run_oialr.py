@@ -167,9 +167,9 @@ def test_arms_have_the_steps_of_the_trunk_behind_them_unless_they_differ(forked)
 def test_a_fork_that_ended_before_it_saved_forks_again(forked, tmp_path, monkeypatch):
     batch = data.batch
 
-    def ending(split, size, seed, step, augment):
+    def ending(split, size, seed, step, *rest):
         assert step < 5, "The end."
-        return batch(split, size, seed, step, augment)
+        return batch(split, size, seed, step, *rest)
 
     monkeypatch.setattr(data, "batch", ending)
     config, trunk = alone("all", fork_at=4), trunk_of(forked)

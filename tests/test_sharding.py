@@ -24,13 +24,13 @@ def mesh_of(axis_type=AxisType.Auto):
     return jax.make_mesh((8,), ("x",), axis_types=(axis_type,))
 
 
-def run(tx, w, g):
+def run(tx, w, g, place=lambda results: results):
     """(W after two steps, state, compiled step)."""
     state = tx.init(w)  # Jitted, it would leave to the compiler where its zeros lie: everywhere.
 
     def step(w, state, g):
         updates, state = tx.update(g, state, w)
-        return optax.apply_updates(w, updates), state
+        return place((optax.apply_updates(w, updates), state))
 
     step = jax.jit(step).lower(w, state, g).compile()
     for _ in range(2):
@@ -69,3 +69,42 @@ def test_on_explicit_meshes_the_state_lies_where_the_params_do(single):
     np.testing.assert_allclose(moved, expected, atol=2e-6)
     stacks = [x for x in jax.tree.leaves((moved, state)) if jnp.ndim(x) == 3]
     assert all(x.sharding.spec[0] == "x" for x in stacks)
+
+
+REPLICATED, ROWS = PartitionSpec(), PartitionSpec(None, "x")
+
+
+@pytest.mark.parametrize("spec", [REPLICATED, ROWS], ids=["replicated", "rows"])
+def test_distribute_gives_each_device_a_share_of_the_matrices(single, spec):
+    tx, w, g, (expected, _, alone) = single
+    mesh = mesh_of()
+    tx = orthojax.distribute(tx, mesh, "x", least=1)
+
+    def place(results):
+        to = lambda x: NamedSharding(mesh, spec if x.ndim == 3 else REPLICATED)
+        return jax.lax.with_sharding_constraint(results, jax.tree.map(to, results))
+
+    moved, _, step = run(tx, *jax.device_put((w, g), NamedSharding(mesh, spec)), place)
+    np.testing.assert_allclose(moved, expected, atol=2e-6)
+    flops = [compiled.cost_analysis()["flops"] for compiled in (step, alone)]
+    assert flops[0] < 0.2 * flops[1]
+
+
+def test_distribute_joins_leaves_and_leaves_alone_what_is_small_or_few():
+    shapes = {"a": (6, 16, 16), "b": (5, 16, 16), "few": (2, 8, 8), "small": (8, 4, 4)}
+    w = {name: orthonormal(i, s).astype(np.float32) for i, (name, s) in enumerate(shapes.items())}
+    g = {name: gaussian(i, s).astype(np.float32) for i, (name, s) in enumerate(shapes.items())}
+    tx = orthojax.reparameterize(optax.adam(0.1), "cayley", axes=STACK, rebase_every=1)
+    expected, _, alone = run(tx, w, g)
+    mesh = mesh_of()
+    tx = orthojax.distribute(tx, mesh, "x", least=50)
+    whole = NamedSharding(mesh, REPLICATED)
+    moved, _, step = run(tx, *jax.device_put((w, g), whole))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6), moved, expected)
+    flops = [compiled.cost_analysis()["flops"] for compiled in (step, alone)]
+    assert flops[0] < 0.5 * flops[1]  # 2 of 11 matrices, and all small ones.
+    for axes, message in (("y", "got 'y'; the mesh has x: Auto"), (("x", "y"), "got 'y'")):
+        with pytest.raises(ValueError, match=message):
+            orthojax.distribute(tx, mesh, axes)
+    with pytest.raises(ValueError, match="x: Explicit"):
+        orthojax.distribute(tx, mesh_of(AxisType.Explicit), "x")

@@ -172,10 +172,10 @@ def test_patience_goes_on_where_an_interrupted_run_was(tmp_path, series, monkeyp
     whole = run.train(forecast_run(patience=2), tmp_path / "whole")
     batch = data.batch
 
-    def batch_with_signal(split, size, seed, step, augment):
+    def batch_with_signal(split, size, seed, step, *rest):
         if step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
-        return batch(split, size, seed, step, augment)
+        return batch(split, size, seed, step, *rest)
 
     with monkeypatch.context() as patched:
         patched.setattr(data, "batch", batch_with_signal)

@@ -49,6 +49,7 @@ def base(data, steps, evaluations):
     c.patience = 0
     c.label_smoothing = 0.0
     c.parallel = "jit"
+    c.mesh = {"data": -1, "fsdp": 1, "tensor": 1, "rules": ((".*", "auto"),)}
     c.population = 10_000
     c.against = ""
     c.data = {"name": data, "dir": "", "augment": "none"}

@@ -23,6 +23,7 @@ def get_config():
     c.patience = 0
     c.label_smoothing = 0.0
     c.parallel = "jit"
+    c.mesh = {"data": -1, "fsdp": 1, "tensor": 1, "rules": ((".*", "auto"),)}
     c.data = {"name": "mnist", "dir": "", "augment": "none"}
     c.model = {
         "name": "cnn",

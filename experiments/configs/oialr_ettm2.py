@@ -29,6 +29,7 @@ def get_config():
     c.patience = 4
     c.label_smoothing = 0.0
     c.parallel = "jit"
+    c.mesh = {"data": -1, "fsdp": 1, "tensor": 1, "rules": ((".*", "auto"),)}
     c.data = {"name": "ettm2", "dir": "", "augment": "none", "history": 96, "horizon": 192}
     c.model = {
         "name": "autoformer",

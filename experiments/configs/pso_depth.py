@@ -75,6 +75,7 @@ def base(data, seeds, steps, vmap_seeds=False):
     c.patience = 0
     c.label_smoothing = 0.0
     c.parallel = "jit"
+    c.mesh = {"data": -1, "fsdp": 1, "tensor": 1, "rules": ((".*", "auto"),)}
     c.against = ""
     c.data = {"name": data, "dir": "", "augment": "none"}
     c.model = {

@@ -31,9 +31,15 @@ def steps_per_epoch(split: Examples, batch_size: int) -> int:
 
 
 def batch(
-    split: Examples, batch_size: int, seed: int, step: int, augment: str = "none"
+    split: Examples,
+    batch_size: int,
+    seed: int,
+    step: int,
+    augment: str = "none",
+    rows: np.ndarray | None = None,
 ) -> tuple[Any, Any]:
-    """The batch of a step, counted from 0: inputs and targets, pytrees of arrays [B, ...].
+    """The batch of a step, counted from 0: inputs and targets, pytrees of arrays [B, ...]; of its
+    rows only `rows`, if they are given.
 
     Each epoch visits the examples in a new random order without replacement; a batch lies within
     one epoch. `augment="crop_flip"`, of images only, pads by 4 black pixels, crops at random and
@@ -46,11 +52,13 @@ def batch(
         raise ValueError(f"`augment` is one of {', '.join(AUGMENTS)}, got {augment!r}.")
     epoch, position = divmod(step, steps_per_epoch(split, batch_size))
     order = _epoch_order(len(split), seed, epoch)
-    inputs, targets = split.take(order[position * batch_size : (position + 1) * batch_size])
+    rows = np.arange(batch_size) if rows is None else rows
+    inputs, targets = split.take(order[position * batch_size + rows])
     if augment == "crop_flip":
         rng = _generator(seed, _AUGMENT, step)
         offsets = rng.integers(0, 2 * PAD + 1, size=(batch_size, 2))
-        inputs = crop_flip(inputs, offsets, flips=rng.random(batch_size) < 0.5)
+        flips = rng.random(batch_size) < 0.5
+        inputs = crop_flip(inputs, offsets[rows], flips[rows])
     return inputs, targets
 
 
@@ -72,8 +80,11 @@ def crop_flip(images: np.ndarray, offsets: np.ndarray, flips: np.ndarray) -> np.
     return np.where(flips[:, None, None, None], cropped[:, :, ::-1], cropped)
 
 
-def eval_batches(split: Examples, batch_size: int) -> Iterator[tuple[Any, Any, np.ndarray]]:
-    """Yields (inputs, targets, mask float32 [B]), each example once, in order.
+def eval_batches(
+    split: Examples, batch_size: int, rows: np.ndarray | None = None
+) -> Iterator[tuple[Any, Any, np.ndarray]]:
+    """Yields (inputs, targets, mask float32 [B]), each example once, in order; of each batch only
+    `rows`, if they are given.
 
     The last batch is filled up with its last example where the mask is 0, so that one compilation
     serves all.
@@ -81,7 +92,7 @@ def eval_batches(split: Examples, batch_size: int) -> Iterator[tuple[Any, Any, n
     if batch_size < 1:
         raise ValueError(f"`batch_size` is at least 1, got {batch_size}.")
     for start in range(0, len(split), batch_size):
-        indices = np.arange(start, start + batch_size)
+        indices = start + (np.arange(batch_size) if rows is None else rows)
         mask = (indices < len(split)).astype(np.float32)
         yield *split.take(np.minimum(indices, len(split) - 1)), mask
 
