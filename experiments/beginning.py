@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from etils import epath
 from ml_collections import ConfigDict
 
 from experiments import configuration, low_rank, training
@@ -17,6 +18,7 @@ class Trunk(NamedTuple):
     """A run from whose end others begin."""
 
     folder: Path
+    checkpoints: epath.PathLike
     config: ConfigDict
     step: int
 
@@ -42,7 +44,7 @@ class Beginning(NamedTuple):
             return jax.jit(self._new, out_shardings=places)(), None
         optimizer = training.make_optimizer(trunk.config)
         dense = Beginning(trunk.config, self.devices, self.model, None, optimizer)
-        with Checkpoints(trunk.folder / "checkpoints", trunk.config) as checkpoints:
+        with Checkpoints(trunk.checkpoints, trunk.config) as checkpoints:
             state = checkpoints.restore(dense._abstract)
         bases = low_rank.singular_bases(self.config)
         if jax.eval_shape(bases, state.params).keys() != state.reference.keys():

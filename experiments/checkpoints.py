@@ -4,12 +4,11 @@ Beside the arrays lies a JSON record of the configuration and of the shapes: it 
 of another run, which is an error, from an unreadable one, in whose place an older one is taken.
 """
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from absl import logging
+from etils import epath
 
 from experiments import configuration, processes
 
@@ -38,8 +37,10 @@ def _with_empty(restored, target):
 class Checkpoints:
     """The checkpoints of one run, in `directory`; a context, because saving goes on behind it."""
 
-    def __init__(self, directory: Path, config):
-        self._directory = directory.absolute()
+    def __init__(self, directory: epath.PathLike, config):
+        directory = epath.Path(directory)  # Or gs://bucket/...
+        is_local = "://" not in str(directory)
+        self._directory = directory.absolute() if is_local else directory
         self._config = configuration.as_json(config)
         options = ocp.CheckpointManagerOptions(max_to_keep=config.checkpoints_kept)
         self._orbax = ocp.CheckpointManager(self._directory, options=options)

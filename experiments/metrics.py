@@ -23,6 +23,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from absl import logging
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
@@ -72,12 +73,20 @@ def _revision():
 
 
 def read(path) -> tuple[dict, list[dict]]:
-    """Returns the header and the rows of a metrics.jsonl; an incomplete last line is left out."""
-    lines = Path(path).read_text().splitlines(keepends=True)
+    """Returns the header and the rows of a metrics.jsonl; an incomplete last line is left out, and
+    with a warning any other that is not JSON."""
+    lines = Path(path).read_text(errors="replace").splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):  # Killed while writing it.
         lines.pop()
-    first, *rows = map(json.loads, lines) if lines else [{}]
-    return first, rows
+    parsed = []
+    for number, line in enumerate(lines, 1):
+        try:
+            parsed.append(json.loads(line))
+        except ValueError:
+            logging.warning("%s: line %d is not JSON and is left out.", path, number)
+    if not parsed or "config" not in parsed[0]:
+        parsed.insert(0, {})
+    return parsed[0], parsed[1:]
 
 
 def best(rows):
@@ -113,6 +122,9 @@ class Log:
         else:
             first, rows = read(path) if path.exists() and step else ({}, [])
         rows = [row for row in rows if row["step"] <= step]
+        last = max((row["step"] for row in rows), default=0)
+        # A checkpoint is saved after all rows up to it.
+        lost = step and trunk is None and last < step - step % config.log_every
         self._validated = [row for row in rows if "validation_loss" in row]
         # disable=None: a bar on a terminal only.
         off = None if bar and self._writes else True
@@ -121,6 +133,11 @@ class Log:
             return
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / "config.json", configuration.as_json(config))
+        if lost:
+            self.say(
+                f"Warning: {path} ends at step {last}: what was measured from there to {step}, "
+                "the step of the checkpoint, is lost."
+            )
         with path.with_suffix(".part").open("w") as part:
             for row in [first or header(config), *rows]:
                 part.write(json.dumps(row) + "\n")

@@ -10,6 +10,12 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows.
+    fcntl = None
 
 import jax
 from absl import flags
@@ -111,6 +117,31 @@ def wait_for_all(what):
     """Returns when every process is here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
+
+
+@contextlib.contextmanager
+def alone_in(workdir: Path):
+    """Holds `workdir` for this run; raises `ConfigurationError` if another one has it.
+
+    The lock is the process's: whatever ends it, even kill -9, leaves the directory free.
+    """
+    if not is_first() or fcntl is None:
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ConfigurationError(
+                f"{workdir} is in use by {file.read().strip() or 'another process'}; wait for it "
+                "or give another --workdir."
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 class Stop:

@@ -17,6 +17,7 @@ Compiled programs are kept in $JAX_COMPILATION_CACHE_DIR, by default ~/.cache/or
 
 import collections
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -32,6 +33,7 @@ os.environ.setdefault("PJRT_NPROC", "32")
 import jax
 import numpy as np
 from absl import app, flags
+from etils import epath
 from ml_collections import config_flags
 
 from experiments import (
@@ -57,6 +59,11 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file to
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where all files go; by default runs/<name of the configuration>."
 )
+_CHECKPOINTS = flags.DEFINE_string(
+    "checkpoints", None, "Where checkpoints go, e.g. gs://bucket/run; by default into --workdir."
+)
+# Where Python does not say which file it was.
+_OF_A_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 def main(_):
@@ -68,7 +75,8 @@ def main(_):
         )
     try:
         processes.initialize()
-        run(_CONFIG.value, workdir)
+        with processes.alone_in(workdir):
+            run(_CONFIG.value, workdir, _CHECKPOINTS.value)
     except configuration.ConfigurationError as error:
         command_line.exit_with(error)
     except metrics.Diverged as error:
@@ -78,11 +86,24 @@ def main(_):
         command_line.exit_with(f"{error}; run the same command to resume.", code)
     except KeyboardInterrupt:  # Not during training.
         command_line.exit_with("stopped; run the same command to resume.", 130)
+    except OSError as error:  # A full disk, a directory that is not ours, a file that is gone.
+        if error.filename is None and error.errno not in _OF_A_DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        command_line.exit_with(
+            f"{where}{error.strerror}; what was saved is intact: when that is mended, run the same "
+            "command to resume.",
+            code=1,
+        )
 
 
-def run(config, workdir):
+def run(config, workdir, checkpoints=None):
     """Trains each arm of `config`, with each of its seeds, in a folder of its own in `workdir`;
-    then draws them together and writes the table of results. Or runs the study of `config`."""
+    then draws them together and writes the table of results. Or runs the study of `config`.
+
+    `checkpoints` is a directory, or gs://bucket/..., for all checkpoints, in folders like those in
+    `workdir`; by default they lie there.
+    """
     if "study" in config:
         studies.run(config, workdir)
         return
@@ -91,26 +112,35 @@ def run(config, workdir):
     fork_at = config.get("fork_at", 0)
     folders, diverged = {name: [] for name in arms}, None
     together = config.get("vmap_seeds", False)
+
+    def kept(folder):
+        """Where the checkpoints of the run in `folder` lie."""
+        root = epath.Path(checkpoints or workdir)
+        return root / folder.relative_to(workdir) / "checkpoints"
+
     for seed in () if together else seeds:
         trunk = None
         if fork_at:
             common = configuration.with_seed(configuration.trunk(config), seed)
-            trunk = beginning.Trunk(_folder(workdir, "trunk", seed), common, fork_at)
-            print(f"trunk: {trunk.folder}", flush=True)
-            train(common, trunk.folder, until=fork_at)
+            folder = _folder(workdir, "trunk", seed)
+            trunk = beginning.Trunk(folder, kept(folder), common, fork_at)
+            print(f"trunk: {folder}", flush=True)
+            train(common, folder, until=fork_at, checkpoints_in=kept(folder))
         for name, arm in arms.items():
             folder = _folder(workdir, name, seed)
             folders[name].append(folder)
             try:
                 print(f"{name or config.model.name}: {folder}", flush=True)
-                train(configuration.with_seed(arm, seed), folder, trunk=trunk)
+                own = configuration.with_seed(arm, seed)
+                train(own, folder, trunk=trunk, checkpoints_in=kept(folder))
             except metrics.Diverged as error:  # The other arms still tell something.
                 diverged = metrics.Diverged(f"{name}: {error}" if name else str(error))
     for name, arm in arms.items() if together else ():
         folders[name] = [_folder(workdir, name, seed) for seed in seeds]
         try:
             print(f"{name or config.model.name}: {workdir / name}", flush=True)
-            train(arm, workdir / name, seeds=seeds)
+            folder = workdir / name
+            train(arm, folder, seeds=seeds, checkpoints_in=kept(folder))
         except metrics.Diverged as error:
             diverged = metrics.Diverged(f"{name}: {error}" if name else str(error))
     if processes.is_first():
@@ -134,7 +164,7 @@ def _folder(workdir, name, seed):
     return workdir / name / (f"seed_{seed}" if seed is not None else "")
 
 
-def train(config, workdir, until=None, trunk=None, seeds=()):
+def train(config, workdir, until=None, trunk=None, seeds=(), checkpoints_in=None):
     """Trains one model in `workdir`, on from its newest checkpoint; returns the final state.
 
     Args:
@@ -144,6 +174,7 @@ def train(config, workdir, until=None, trunk=None, seeds=()):
       trunk: the `beginning.Trunk` to begin from, unless this run differs from it before its end.
       seeds: if there are any, as many models are trained together, by `jax.vmap`, each with its
         files in a folder seed_<seed>; the state then has a leading axis of models.
+      checkpoints_in: a directory for them; by default "checkpoints" in `workdir`.
 
     Raises:
       ConfigurationError: a value cannot be right, or `workdir` belongs to another run.
@@ -223,7 +254,9 @@ def train(config, workdir, until=None, trunk=None, seeds=()):
 
     last_step = config.steps if until is None else until
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", config))
+        checkpoints = stack.enter_context(
+            Checkpoints(checkpoints_in or workdir / "checkpoints", config)
+        )
         start = beginning.Beginning(config, devices, model, method, optimizer, seeds)
         state, behind = start.state(checkpoints, trunk)
         step = int(state.step.max())

@@ -82,7 +82,7 @@ class Plan(NamedTuple):
     leaf_n: int = 128
     sharded: tuple[int, int] = (512, 8)  # n, layers
     largest_exact: int = 2**18  # entries, up to which the error of one step is measured
-    most_seconds: float = 60  # of one call of a peer
+    most_seconds: float = 10  # of one call of a peer
 
 
 FULL = Plan(timing.Effort(rounds=15, seconds=10))

@@ -47,7 +47,9 @@ def alone(name, **overrides):
 
 
 def trunk_of(forked):
-    return Trunk(forked / "trunk", configuration.trunk(arms(["OIALR"], fork_at=4)), 4)
+    folder = forked / "trunk"
+    config = configuration.trunk(arms(["OIALR"], fork_at=4))
+    return Trunk(folder, folder / "checkpoints", config, 4)
 
 
 def logged(folder, name):

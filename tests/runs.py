@@ -98,7 +98,7 @@ def assert_same_arrays(a, b):
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
-def start(workdir, *arguments, config=QUICKSTART, devices=1):
+def start(workdir, *arguments, config=QUICKSTART, devices=1, before=()):
     """A run as a program of its own, on fake devices: the tiny one, unless `config` is another."""
     command = [sys.executable, str(RUN), f"--config={config}", f"--workdir={workdir}"]
     if config == QUICKSTART:
@@ -108,7 +108,7 @@ def start(workdir, *arguments, config=QUICKSTART, devices=1):
         "PYTHONPATH": str(Path(__file__).parent),
     }
     return subprocess.Popen(
-        [*command, *arguments],
+        [*before, *command, *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
