@@ -40,6 +40,7 @@ class Parallel(NamedTuple):
     put: Callable  # (batch size, rows of inputs, ...) -> arguments of the step
     spread: Callable  # state in its place -> as the step takes it
     gather: Callable  # inverse of `spread`
+    takes_compiled: bool  # whether a compiled step takes what the step itself takes
     run_ahead: int  # steps that may wait for the devices; their batches take memory
 
 
@@ -140,6 +141,7 @@ def jit(mesh=None, rules=EVERYTHING_AUTO, seeds=()) -> Parallel:
         put=lambda size, *batch: _put_rows(batches, size, batch, axis),
         spread=lambda state: state,
         gather=lambda state: state,
+        takes_compiled=True,
         run_ahead=_run_ahead(),
     )
 
@@ -180,6 +182,8 @@ def pmap(mesh=None, rules=EVERYTHING_AUTO, seeds=()) -> Parallel:
         put=put,
         spread=spread,
         gather=gather,
+        # Of several processes each gives its own part to pmap, but to its program a global array.
+        takes_compiled=jax.process_count() == 1,
     )
 
 

@@ -62,7 +62,8 @@ def _is_distributed():
 def initialize():
     """Waits for the other processes of the run, if this is one of several, and says so.
 
-    Before anything else of jax. Raises `ConfigurationError` if they do not all come.
+    Before anything else of jax. Raises `ConfigurationError` if nobody is where process 0 should be.
+    If others do not come in time, jax itself ends the process.
     """
     if not _is_distributed():
         return
@@ -76,6 +77,8 @@ def initialize():
         )
     if all(given) and not own < count:
         raise ConfigurationError(f"--process_id={own} must be below --num_processes={count}.")
+    if own and coordinator:
+        _wait_for(coordinator, _TIMEOUT.value)
     whom = f"{count} processes" if count else "all processes that the cluster names"
     where = f" at {coordinator}" if coordinator else ""
     _say(f"waiting up to {_TIMEOUT.value} s for {whom}{where}")
@@ -90,9 +93,8 @@ def initialize():
         )
     except (RuntimeError, ValueError) as error:
         raise ConfigurationError(
-            f"the processes did not find each other ({str(error).splitlines()[0]}); start the same "
-            "command on every host, with --coordinator, --num_processes and --process_id where "
-            "no cluster says them."
+            f"--distributed: {str(error).splitlines()[0]}; give --coordinator, --num_processes and "
+            "--process_id where no cluster says them."
         ) from error
     _say(
         f"process {jax.process_index()} of {jax.process_count()} after "
@@ -102,6 +104,24 @@ def initialize():
     if not is_first():
         # One voice, to the end of the program.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def _wait_for(coordinator, seconds):
+    """Returns when somebody listens at `coordinator`: jax would end the process after its wait."""
+    host, _, port = coordinator.rpartition(":")
+    _say(f"waiting up to {seconds} s for process 0 at {coordinator}")
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with socket.create_connection((host, int(port)), timeout=1):
+                return
+        except (OSError, ValueError) as error:
+            if time.monotonic() > deadline or isinstance(error, ValueError):
+                raise ConfigurationError(
+                    f"--coordinator={coordinator}: {error}; process 0 is started by the same "
+                    "command with --process_id=0, on that host and port."
+                ) from error
+            time.sleep(0.2)
 
 
 def _say(text):

@@ -287,7 +287,7 @@ def train(config, workdir, until=None, trunk=None, seeds=(), checkpoints_in=None
                 program = train_step.lower(*arguments).compile()
                 clock.compiled(step, time.perf_counter() - began, program)
             with clock.running(1):
-                state, loss = program(*arguments)
+                state, loss = (program if devices.takes_compiled else train_step)(*arguments)
                 del arguments  # Consumed.
                 waiting.append(loss)
                 if len(waiting) > devices.run_ahead:

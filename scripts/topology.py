@@ -25,6 +25,7 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # No look for a TPU of this machine.
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # Two of these at a time.
 
 import jax
 import jax.numpy as jnp

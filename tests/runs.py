@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments import configuration, run
+from experiments import configuration
 from experiments.configs import quickstart
 
-RUN = Path(run.__file__)
+RUN = Path(configuration.__file__).with_name("run.py")
 QUICKSTART = Path(quickstart.__file__)
 
 TINY = {

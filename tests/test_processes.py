@@ -6,39 +6,41 @@ import socket
 import time
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from runs import rows, start, status
 
-from experiments import configuration, metrics
+from experiments import configuration, metrics, processes
 
 LOW_RANK = "tests/low_rank_config.py"
 
 
-def start_two(workdir, *arguments, **options):
-    """Two processes of four devices each, on loopback."""
+def start_two(workdir, *arguments, devices=4, **options):
+    """Two processes of as many devices each, on loopback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     where = [f"--coordinator={address}", "--num_processes=2", "--heartbeat_timeout=10"]
     return [
-        start(workdir, *arguments, *where, f"--process_id={i}", devices=4, **options)
+        start(workdir, *arguments, *where, f"--process_id={i}", devices=devices, **options)
         for i in range(2)
     ]
 
 
-def ended(processes):
+def ended(started):
     """Their exit codes and outputs."""
-    outputs = [process.communicate(timeout=200)[0] for process in processes]
-    return [process.returncode for process in processes], outputs
+    outputs = [process.communicate(timeout=300)[0] for process in started]
+    return [process.returncode for process in started], outputs
 
 
-def wait_for_step(processes, workdir, step):
+def wait_for_step(started, workdir, step):
     """Returns when `workdir` has a row of `step` or later."""
     path = workdir / "metrics.jsonl"
-    while all(process.poll() is None for process in processes):
+    while all(process.poll() is None for process in started):
         if path.exists() and any(json.loads(r).get("step", -1) >= step for r in rows(workdir)):
             return
         time.sleep(0.01)
-    pytest.fail(f"ended too early: {ended(processes)}")
+    pytest.fail(f"ended too early: {ended(started)}")
 
 
 def assert_same_numbers(workdir, expected, rel=1e-4):
@@ -68,10 +70,10 @@ def alone(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_killed_process_ends_the_job_which_goes_on_elsewhere(alone, tmp_path):
-    processes = start_two(tmp_path)
-    wait_for_step(processes, tmp_path, 12)
-    processes[1].kill()
-    (code, killed), outputs = ended(processes)
+    two = start_two(tmp_path)
+    wait_for_step(two, tmp_path, 12)
+    two[1].kill()
+    (code, killed), outputs = ended(two)
     assert killed == -signal.SIGKILL
     assert code not in (0, 75), outputs[0]
     assert "process 0 of 2" in outputs[0]
@@ -87,9 +89,8 @@ def test_a_killed_process_ends_the_job_which_goes_on_elsewhere(alone, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["jit", "pmap"])
-def test_two_processes_give_the_numbers_of_one(alone, tmp_path, parallel):
-    codes, outputs = ended(start_two(tmp_path, f"--config.parallel={parallel}"))
+def test_two_processes_under_pmap_give_the_numbers_of_one(alone, tmp_path):
+    codes, outputs = ended(start_two(tmp_path, "--config.parallel=pmap"))
     assert codes == [0, 0], outputs
     assert "step 60/60" in outputs[0]
     assert "step" not in outputs[1].split("cpu devices")[1]  # One of them talks.
@@ -101,33 +102,44 @@ def test_split_low_rank_training_stops_together_and_resumes(tmp_path):
     (code,), output = ended([start(tmp_path / "alone", config=LOW_RANK)])
     assert code == 0, output
     split = ("--config.mesh.fsdp=2", "--config.mesh.tensor=2")
-    processes = start_two(tmp_path / "two", *split, config=LOW_RANK)
-    wait_for_step(processes, tmp_path / "two", 4)
-    processes[1].send_signal(signal.SIGTERM)
-    codes, outputs = ended(processes)
+    two = start_two(tmp_path / "two", *split, devices=2, config=LOW_RANK)
+    wait_for_step(two, tmp_path / "two", 4)
+    two[1].send_signal(signal.SIGTERM)
+    codes, outputs = ended(two)
     assert codes == [75, 75], outputs
     assert status(tmp_path / "two")["status"] == "interrupted"
     stopped = status(tmp_path / "two")["step"]
     assert (tmp_path / "two" / "checkpoints" / str(stopped)).is_dir()
-    codes, outputs = ended(start_two(tmp_path / "two", *split, config=LOW_RANK))
+    codes, outputs = ended(start_two(tmp_path / "two", *split, devices=2, config=LOW_RANK))
     assert codes == [0, 0], outputs
     assert f"Resuming from step {stopped}" in outputs[0]
     assert_same_numbers(tmp_path / "two", tmp_path / "alone", rel=2e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("given", "message"),
     [
-        (["--num_processes=2"], "--coordinator=host:port, --num_processes and --process_id go"),
-        (["--coordinator=x:1", "--num_processes=2", "--process_id=2"], "must be below"),
+        ({"num_processes": 2}, "--coordinator=host:port, --num_processes and --process_id go"),
+        ({"coordinator": "x:1", "num_processes": 2, "process_id": 2}, "must be below"),
         (
-            ["--coordinator=127.0.0.1:1", "--num_processes=2", "--process_id=1"],
-            "did not find each other",
+            {"coordinator": "127.0.0.1:1", "num_processes": 2, "process_id": 1},
+            r"--coordinator=127\.0\.0\.1:1: .*refused; process 0 is started by",
         ),
+        ({"coordinator": "nowhere", "num_processes": 2, "process_id": 1}, "--coordinator=nowhere"),
     ],
 )
-def test_processes_that_cannot_meet_say_so(tmp_path, flags, message):
-    codes, (output,) = ended([start(tmp_path, *flags, "--initialization_timeout=2")])
-    assert codes == [2], output
-    assert message in output.splitlines()[-1]
+def test_processes_that_cannot_meet_say_so(given, message):
+    flags.FLAGS.mark_as_parsed()
+    with (
+        flagsaver.flagsaver(initialization_timeout=1, **given),
+        pytest.raises(configuration.ConfigurationError, match=message),
+    ):
+        processes.initialize()
+
+
+def test_one_process_waits_for_nobody(monkeypatch):
+    flags.FLAGS.mark_as_parsed()
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    processes.initialize()
+    assert processes.is_first()
