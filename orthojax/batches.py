@@ -32,11 +32,11 @@ class Split(NamedTuple):
     least: int
 
     def axes_for(self, count: int, size: int) -> tuple[str, ...]:
-        """The axes over which to divide `count` matrices of `size` numbers: no more devices than
-        matrices."""
+        """The axes over which to divide `count` matrices of `size` numbers, as many as it takes
+        for each matrix to have a device of its own."""
         chosen, devices = (), 1
         for axis in self.axes if size >= self.least else ():
-            if self.mesh.shape[axis] > 1 and devices * self.mesh.shape[axis] <= count:
+            if self.mesh.shape[axis] > 1 and devices < count:
                 chosen, devices = (*chosen, axis), devices * self.mesh.shape[axis]
         return chosen
 
@@ -71,7 +71,9 @@ def _computed(f, row, batch):
 
     def spread(x):
         x = x.reshape(count, *x.shape[lead:])
-        return jnp.concatenate([x, x[: -count % devices]])  # Some twice: zeros have no inverse.
+        again = -(-count // devices) * devices - count
+        # Some twice, by devices that would wait otherwise: zeros have no inverse.
+        return jnp.concatenate([x] * (1 + again // count) + [x[: again % count]])
 
     out = f(*split.placed(jax.tree.map(spread, row), axes))
     gather = lambda x: x[:count].reshape(*batch, *x.shape[1:])

@@ -32,7 +32,8 @@ def distribute(
     Args:
       inner: any transformation.
       mesh: of Auto axes, that of the params.
-      axes: names of its axes; of these, from the first on, as many as there are matrices for.
+      axes: names of its axes; of these, from the first on, as many as it takes for each matrix to
+        have a device of its own.
       least: numbers in the smallest matrix that is divided; smaller ones are computed by every
         device, which costs less than a message.
 
