@@ -31,6 +31,7 @@ class Beginning(NamedTuple):
     model: training.Model
     method: Any  # `orthojax.OIALR` or None
     optimizer: Any
+    data: str = ""  # fingerprint
     seeds: tuple = ()  # of models that are trained together; their states are stacked
 
     def state(self, checkpoints, trunk=None):
@@ -44,7 +45,7 @@ class Beginning(NamedTuple):
             return jax.jit(self._new, out_shardings=places)(), None
         optimizer = training.make_optimizer(trunk.config)
         dense = Beginning(trunk.config, self.devices, self.model, None, optimizer)
-        with Checkpoints(trunk.checkpoints, trunk.config) as checkpoints:
+        with Checkpoints(trunk.checkpoints, trunk.config, self.data) as checkpoints:
             state = checkpoints.restore(dense._abstract)
         bases = low_rank.singular_bases(self.config)
         if jax.eval_shape(bases, state.params).keys() != state.reference.keys():

@@ -37,7 +37,9 @@ def _with_empty(restored, target):
 class Checkpoints:
     """The checkpoints of one run, in `directory`; a context, because saving goes on behind it."""
 
-    def __init__(self, directory: epath.PathLike, config):
+    def __init__(self, directory: epath.PathLike, config, data: str = ""):
+        """`data` is the fingerprint of the data set: no checkpoint of others is restored."""
+        self._data = data
         directory = epath.Path(directory)  # Or gs://bucket/...
         is_local = "://" not in str(directory)
         self._directory = directory.absolute() if is_local else directory
@@ -63,6 +65,7 @@ class Checkpoints:
             "config": self._config,
             "layout": layout,
             "shapes": _shapes(state),
+            "data": self._data,
         }
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(_without_empty(state)), meta=ocp.args.JsonSave(meta)
@@ -91,6 +94,12 @@ class Checkpoints:
                 continue
             where = f"the checkpoint of step {step} in {self._directory}"
             configuration.check_same(config, self._config, where)
+            if meta.get("data", self._data) != self._data:
+                raise configuration.ConfigurationError(
+                    f"{where} was trained on other data of data.name={config['data']['name']} "
+                    f"({meta['data']} there, {self._data} now); bring those back or give "
+                    "another --workdir."
+                )
             try:
                 target = abstract(layout)
             except ValueError as error:

@@ -184,6 +184,7 @@ def train(config, workdir, until=None, trunk=None, seeds=(), checkpoints_in=None
     """
     workdir = Path(workdir)
     dataset = fitting.load_data(config)
+    fingerprint = dataset.fingerprint()
     configs = [configuration.with_seed(config, seed) for seed in seeds] or [config]
     folders = [_folder(workdir, "", seed) for seed in seeds] or [workdir]
     for folder, own in zip(folders, configs, strict=True):
@@ -255,9 +256,9 @@ def train(config, workdir, until=None, trunk=None, seeds=(), checkpoints_in=None
     last_step = config.steps if until is None else until
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
-            Checkpoints(checkpoints_in or workdir / "checkpoints", config)
+            Checkpoints(checkpoints_in or workdir / "checkpoints", config, fingerprint)
         )
-        start = beginning.Beginning(config, devices, model, method, optimizer, seeds)
+        start = beginning.Beginning(config, devices, model, method, optimizer, fingerprint, seeds)
         state, behind = start.state(checkpoints, trunk)
         step = int(state.step.max())
         log = stack.enter_context(

@@ -6,7 +6,7 @@ import time
 import pytest
 from runs import assert_same_arrays, rows, start, status, tiny
 
-from experiments import configuration, metrics, processes, run
+from experiments import configuration, data, metrics, processes, run
 
 
 def copied(undisturbed, tmp_path):
@@ -80,3 +80,30 @@ def test_a_full_disk_and_a_directory_that_cannot_be_are_one_line_and_lose_nothin
     process = start(tmp_path)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
+
+
+def test_a_half_written_checkpoint_is_ignored(undisturbed, tmp_path):
+    workdir = copied(undisturbed, tmp_path)
+    checkpoints = workdir / "checkpoints"
+    shutil.copytree(checkpoints / "10", checkpoints / "11.orbax-checkpoint-tmp")
+    for path in (checkpoints / "11.orbax-checkpoint-tmp").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    state = run.train(tiny(), workdir)
+    assert_same_arrays(state, undisturbed[1])
+    assert rows(workdir) == rows(undisturbed[0])
+
+
+def test_other_data_under_the_same_name_are_refused(undisturbed, tmp_path, monkeypatch):
+    workdir, load = copied(undisturbed, tmp_path), data.load
+
+    def other(*arguments, **options):
+        dataset = load(*arguments, **options)
+        return dataset._replace(test=data.Split(*(x[::-1] for x in vars(dataset.test).values())))
+
+    monkeypatch.setattr(data, "load", other)
+    with pytest.raises(
+        configuration.ConfigurationError, match=r"on other data of data\.name=mnist_5"
+    ):
+        run.train(tiny(), workdir)
+    assert rows(workdir) == rows(undisturbed[0])

@@ -156,7 +156,9 @@ def test_a_checkpoint_of_other_shapes_is_an_error_that_names_them(undisturbed):
     params = target.params | {"extra": jax.ShapeDtypeStruct((2,), jnp.float32)}
     params["head"] = {"kernel": jax.ShapeDtypeStruct((4, 10), jnp.float32)}
     with (
-        Checkpoints(workdir / "checkpoints", tiny()) as checkpoints,
+        Checkpoints(
+            workdir / "checkpoints", tiny(), data.load("mnist_5k").fingerprint()
+        ) as checkpoints,
         pytest.raises(configuration.ConfigurationError) as error,
     ):
         checkpoints.restore(lambda layout: target._replace(params=params))

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 from absl import logging
 from tqdm import tqdm
@@ -57,6 +58,18 @@ class Dataset(NamedTuple):
     model_arguments: dict[str, Any]  # what a model has to know of the data to be built
     mean: tuple[float, ...] = ()  # [C] of pixel / 255 over the train split, of images
     std: tuple[float, ...] = ()  # [C]
+
+    def fingerprint(self) -> str:
+        """Changes with the examples: of all images by their mean, of each split by its size, its
+        first and its last example."""
+        digest = hashlib.sha256(repr((self.name, self.mean, self.std)).encode())
+        for split in (self.train, self.validation, self.test):
+            if split is not None:
+                ends = jax.tree.leaves(split.take(np.array([0, len(split) - 1])))
+                digest.update(repr(len(split)).encode())
+                for array in ends:
+                    digest.update(np.asarray(array).tobytes())
+        return digest.hexdigest()[:16]
 
 
 def load(name: str, data_dir: str | os.PathLike | None = None, **options) -> Dataset:
@@ -143,8 +156,10 @@ def _from_tfds(name: str, data_dir: str | os.PathLike | None) -> Dataset:
         builder = tfds.builder(name, data_dir=folder)
         if not builder.is_prepared():
             option = f" --data_dir={shlex.quote(os.fspath(data_dir))}" if data_dir else ""
+            others = sorted(path.name for path in Path(builder.data_path).parent.glob("[0-9]*"))
+            there = f" (there is {', '.join(others)})" if others else ""
             raise FileNotFoundError(
-                f"{name} is not prepared in {builder.data_path}; run: "
+                f"{name} is not prepared in {builder.data_path}{there}; run: "
                 f"python scripts/prepare_data.py --dataset={name}{option}"
             )
         if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
