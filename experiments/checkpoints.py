@@ -4,6 +4,8 @@ Beside the arrays lies a JSON record of the configuration and of the shapes: it 
 of another run, which is an error, from an unreadable one, in whose place an older one is taken.
 """
 
+import importlib.util
+
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
@@ -40,6 +42,10 @@ class Checkpoints:
     def __init__(self, directory: epath.PathLike, config, data: str = ""):
         """`data` is the fingerprint of the data set: no checkpoint of others is restored."""
         self._data = data
+        if str(directory).startswith("gs://") and importlib.util.find_spec("gcsfs") is None:
+            raise configuration.ConfigurationError(
+                f'--checkpoints={directory} needs gcsfs: pip install -e ".[gcloud]".'
+            )
         directory = epath.Path(directory)  # Or gs://bucket/...
         is_local = "://" not in str(directory)
         self._directory = directory.absolute() if is_local else directory

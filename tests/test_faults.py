@@ -1,5 +1,6 @@
 """What may go wrong around a run, beside what test_resume.py and test_run.py have."""
 
+import importlib.util
 import shutil
 import time
 
@@ -60,7 +61,9 @@ def test_a_clock_that_goes_backwards_changes_nothing(undisturbed, tmp_path, monk
         return now - 100 * len(calls)
 
     monkeypatch.setattr(time, "time", backwards)
-    state = run.train(tiny(), tmp_path)
+    state = run.train(tiny(), tmp_path, checkpoints_in=tmp_path / "elsewhere")
+    assert (tmp_path / "elsewhere" / "12").is_dir()
+    assert not (tmp_path / "checkpoints").exists()
     assert calls
     assert_same_arrays(state, undisturbed[1])
     assert rows(tmp_path) == rows(undisturbed[0])
@@ -107,3 +110,9 @@ def test_other_data_under_the_same_name_are_refused(undisturbed, tmp_path, monke
     ):
         run.train(tiny(), workdir)
     assert rows(workdir) == rows(undisturbed[0])
+
+
+def test_a_bucket_without_its_package_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(configuration.ConfigurationError, match="needs gcsfs: pip install"):
+        run.train(tiny(), tmp_path, checkpoints_in="gs://bucket/run")

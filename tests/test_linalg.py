@@ -7,7 +7,7 @@ from matrices_of import defect, gaussian, orthonormal
 
 from orthojax import decompositions, linalg
 from orthojax.maps.cayley import cayley_map
-from orthojax.maps.exponential import _taylor, expm
+from orthojax.maps.exponential import _degree_8, _degree_12, expm
 from orthojax.maps.householder import reflect
 
 SHAPES = [(1, 1), (4, 4), (6, 3), (2, 5, 2)]
@@ -128,12 +128,15 @@ def torus(angles):
     return scipy.linalg.block_diag(*[[[0, -t], [t, 0]] for t in angles])
 
 
-def test_the_polynomial_of_expm_is_the_taylor_series_to_degree_8(x64):
+@pytest.mark.parametrize("degree", [8, 12])
+def test_the_polynomials_of_expm_are_those_of_taylor(x64, degree):
     # On shift matrices a product is that of polynomials in the shift.
-    shift = jnp.eye(9, k=-1)
-    taylor = _taylor(shift, shift @ shift, 1.0)[:, 0]
-    factorials = np.cumprod(np.r_[1.0, np.arange(1, 9)])
-    np.testing.assert_allclose(taylor * factorials, 1, rtol=1e-14)
+    shift = jnp.eye(degree + 1, k=-1)
+    taylor = {8: _degree_8, 12: _degree_12}[degree](shift, shift @ shift)[:, 0]
+    factorials = np.cumprod(np.r_[1.0, np.arange(1, degree + 1)])
+    # The numbers of degree 12 are known to 1e-13.
+    np.testing.assert_allclose(taylor * factorials, 1, rtol={8: 1e-14, 12: 1e-9}[degree])
+    np.testing.assert_allclose(taylor, 1 / factorials, atol=5e-15)
 
 
 @pytest.mark.parametrize("norm", [0.0, 1e-3, 1.0, 3.7, 3.9, 7.8, 31.0, 64.0])

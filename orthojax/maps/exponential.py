@@ -1,6 +1,7 @@
 """Matrix exponential: W = exp(A) B, A skew-symmetric."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,45 @@ _X1, _X2 = _X3 * (1 + _ROOT) / 88, _X3 * (1 + _ROOT) / 352
 _X4, _X5 = (-271 + 29 * _ROOT) / (315 * _X3), 11 * (-1 + _ROOT) / (1260 * _X3)
 _X6, _X7 = 11 * (-9 + _ROOT) / (5040 * _X3), (89 - _ROOT) / (5040 * _X3**2)
 _Y2 = (857 - 58 * _ROOT) / 630
-# {precision: (largest norm of what the polynomial gets, the same where `_FEW` squarings or less
-# are enough, most squarings)}. The truncated term is norm^9 / 9!, and doubled at each squaring.
-_LIMITS = {"float32": (0.6, 0.75, 12), "float64": (0.05, 0.05, 17)}
+# That of degree 12 by 4 products: the same authors, sec. 3.2, in the numbers that PyTorch computes
+# with. Rows are combinations of 1, A, A^2, A^3.
+_B = (
+    (0.0, 0.46932117595418237389, -0.20099424927047284052, -0.04623946134063071740),
+    (
+        5.31597895759871264183,
+        1.19926790417132231573,
+        0.01179296240992997031,
+        0.01108844528519167989,
+    ),
+    (
+        0.18188869982170434744,
+        0.05502798439925399070,
+        0.09351590770535414968,
+        0.00610700528898058230,
+    ),
+    (-2.0861320e-13, -0.13181061013830184015, -0.02027855540589259079, -0.00675951846863086359),
+)
+
+
+class _Limits(NamedTuple):
+    """Norms that a polynomial of degree d may get; the truncated term is norm^(d + 1) / (d + 1)!,
+    and doubled at each squaring."""
+
+    largest: float
+    of_few: float  # where `_FEW` squarings or less are enough
+    most: int  # squarings
+
+
+_LIMITS = {
+    ("float32", 8): _Limits(0.6, 0.75, 12),
+    ("float32", 12): _Limits(1.49, 1.75, 11),
+    ("float64", 8): _Limits(0.05, 0.05, 17),
+    ("float64", 12): _Limits(0.26, 0.26, 15),
+}
 _FEW = 2
-_UNROLLED = 3  # Squarings whose derivative keeps its intermediate results.
+# Up to this n degree 12 and one squaring come cheaper than degree 8 and two or three; beyond, its
+# sums of four matrices cost what it saves.
+_SMALL = 256
 
 
 def _log2_angle(a2):
@@ -46,12 +81,20 @@ def _log2_angle(a2):
     return jnp.minimum(bound, estimate)
 
 
-def _taylor(a, a2, scale):
-    """The polynomial of scale A, with its square of A at hand."""
-    eye, a, a2 = eye_like(a), scale * a, scale**2 * a2
+def _degree_8(a, a2):
+    """The polynomial of A, with its square at hand."""
+    eye = eye_like(a)
     a4 = matmul(a2, _X1 * a + _X2 * a2)
     a8 = matmul(_X3 * a2 + a4, _X4 * eye + _X5 * a + _X6 * a2 + _X7 * a4)
     return eye + a + _Y2 * a2 + a8
+
+
+def _degree_12(a, a2):
+    """The polynomial of A, with its square at hand."""
+    powers = (eye_like(a), a, a2, matmul(a2, a))
+    b1, b2, b3, b4 = (sum(c * x for c, x in zip(row, powers, strict=True) if c) for row in _B)
+    a6 = b3 + matmul(b4, b4)
+    return b1 + matmul(b2 + a6, a6)
 
 
 def _square_each(x, needed, most):
@@ -67,12 +110,13 @@ def _square_each(x, needed, most):
 def expm(a: jax.Array) -> jax.Array:
     """exp(A) of `a` [..., n, n] that is skew-symmetric, or similar to a skew-symmetric matrix.
 
-    Scaling and squaring of the Taylor polynomial of degree 8: 3 products for norms |A|_2 up to
-    0.75, and one more for each doubling (float32; float64 squares 4 times more). How often, 8
-    vectors times the square of A say. Any number of matrices is one batch, also under `vmap`: all
-    are squared alike up to 3 times, beyond that each as often as its norm asks. Norms above 2400
-    give NaN rather than a wrong rotation. Both derivative modes, of any order; value and gradient
-    together cost three times the value. Error in float32 below 1e-6 (1 + |A|_2 / 4).
+    Taylor polynomials, scaling and squaring: 3 products for norms |A|_2 up to 0.75 and one more for
+    each doubling, for n <= 256 no more than 5 up to 3.5 (float32; float64 squares 3 or 4 times
+    more). How often, 8 vectors times the square of A say. Any number of matrices is one batch, also
+    under `vmap`: all are squared as often as the largest norm asks, up to 3 times, beyond that each
+    as often as its own does. Norms above 2400 give NaN rather than a wrong rotation. Both
+    derivative modes, of any order; value and gradient together cost three times the value. Error in
+    float32 below 1e-6 (1 + |A|_2 / 4).
 
     `jax.scipy.linalg.expm` takes too few squarings for norms in (3.93, 7.85) * 2^k and is wrong
     there by up to 4e-3, with a result that still looks orthogonal.
@@ -82,26 +126,63 @@ def expm(a: jax.Array) -> jax.Array:
     >>> bool(jnp.allclose(half_turn, -jnp.eye(2), atol=1e-6))
     True
     """
-    limit, limit_of_few, most = _LIMITS[a.dtype.name]
+    if a.shape[-1] <= _SMALL:
+        return _expm_of_small(a)
     a2 = matmul(a, a)
-    angle = _log2_angle(jax.lax.stop_gradient(a2))
-    squarings = lambda limit: jnp.maximum(jnp.ceil(angle - math.log2(limit)), 0).astype(jnp.int32)
-    needed, few = squarings(limit), squarings(limit_of_few)
-    needed = jnp.where(few <= _FEW, jnp.minimum(needed, _FEW), needed)
-    needed = jnp.minimum(needed, most + 1)
-    common = largest(needed)
-    needed = jnp.maximum(needed, jnp.minimum(common, _UNROLLED))
-    scale = jnp.where(needed > most, jnp.nan, jnp.ldexp(jnp.ones([], a.dtype), -needed))
-    x = _taylor(a, a2, scale[..., None, None])
+    needed, common, most = _squarings(a, jax.lax.stop_gradient(a2), 8)
+    needed = jnp.maximum(needed, jnp.minimum(common, 3))
+    x = _degree_8(*_scaled(a, a2, needed, most))
 
     def from_level(k):
-        if k == _UNROLLED:
-            # Computes its intermediate results again for the derivative.
-            return jax.checkpoint(lambda x: _square_each(x, needed - k, most))
+        if k == 3:
+            return _more_squares(needed - k, most)
         more = lambda x: from_level(k + 1)(matmul(x, x))
         return lambda x: jax.lax.cond(common > k, more, lambda x: x, x)
 
     return from_level(0)(x)
+
+
+@jax.custom_jvp
+def _expm_of_small(a):
+    a2 = matmul(a, a)
+    _, common, _ = _squarings(a, a2, 8)
+    return jax.lax.cond(common > 0, _by_degree_12, _degree_8, a, a2)
+
+
+@_expm_of_small.defjvp
+def _(primals, tangents):
+    # Without the branch, which would keep what either side needs for its derivative.
+    return jax.jvp(lambda a: _by_degree_12(a, matmul(a, a)), primals, tangents)
+
+
+def _by_degree_12(a, a2):
+    needed, common, most = _squarings(a, jax.lax.stop_gradient(a2), 12)
+    needed = jnp.maximum(needed, 1)
+    x = _degree_12(*_scaled(a, a2, needed, most))
+    more = _more_squares(needed - 1, most)
+    return jax.lax.cond(common > 1, more, lambda x: x, matmul(x, x))
+
+
+def _squarings(a, a2, degree):
+    """How many each matrix needs, the most that one of them needs, and the most there are."""
+    limits, angle = _LIMITS[a.dtype.name, degree], _log2_angle(a2)
+    count = lambda limit: jnp.maximum(jnp.ceil(angle - math.log2(limit)), 0).astype(jnp.int32)
+    few = count(limits.of_few)
+    needed = jnp.where(few <= _FEW, few, count(limits.largest))
+    needed = jnp.minimum(needed, limits.most + 1)
+    return needed, largest(needed), limits.most
+
+
+def _scaled(a, a2, needed, most):
+    """A and its square for a polynomial with `needed` squarings; NaN if that is above `most`."""
+    scale = jnp.where(needed > most, jnp.nan, jnp.ldexp(jnp.ones([], a.dtype), -needed))
+    scale = scale[..., None, None]
+    return scale * a, scale**2 * a2
+
+
+def _more_squares(needed, most):
+    """X -> X^(2^needed), which computes its squares again for the derivative."""
+    return jax.checkpoint(lambda x: _square_each(x, needed, most))
 
 
 def _geodesic(base, theta):
