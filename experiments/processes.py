@@ -161,7 +161,12 @@ def alone_in(workdir: Path):
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            if [path.name for path in workdir.iterdir()] == [".lock"]:  # A mistake, found early.
+                (workdir / ".lock").unlink()
+                workdir.rmdir()
 
 
 class Stop:

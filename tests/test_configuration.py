@@ -110,8 +110,8 @@ def test_a_configuration_that_cannot_be_right_is_one_line_that_names_the_field(o
     ("overrides", "words"),
     [
         ({"batch_size": 4008}, ["batch_size=4008", "4000 training examples"]),
-        ({"batch_size": 12}, ["batch_size=12", "8 local devices"]),
-        ({"eval_batch_size": 100}, ["eval_batch_size=100", "8 local devices"]),
+        ({"batch_size": 12}, ["batch_size=12", "8 devices over"]),
+        ({"eval_batch_size": 100}, ["eval_batch_size=100", "8 devices over"]),
         (
             {"constraint__rules": (("hidden.*", "orthogonal"),)},
             ["constraint.rules", "embed/bias", '(".*", ...)'],

@@ -22,8 +22,9 @@ def test_two_runs_in_one_workdir_are_refused(tmp_path):
     refused = pytest.raises(configuration.ConfigurationError, match=r"is in use by process \d+ on")
     with processes.alone_in(tmp_path), refused, processes.alone_in(tmp_path):
         pass
-    with processes.alone_in(tmp_path):
-        pass
+    with processes.alone_in(tmp_path / "new"):
+        assert (tmp_path / "new").exists()
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbage", "gone"])
