@@ -18,7 +18,7 @@ _MAPS = {
     ("householder", "as trained", "orthojax"): "householder",
     ("cayley", "parametrization", "torch"): "torch cayley",
     ("cayley", "autodiff of solve", "jax"): "jax cayley",
-    ("cayley", "as trained", "orthojax"): "cayley",
+    ("cayley", "cayley_map", "orthojax"): "cayley",
 }
 _STEPS = {
     ("cayley", "RiemannianSGD", "geoopt"): "geoopt canonical",
