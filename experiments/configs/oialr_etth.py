@@ -2,6 +2,9 @@
 
 python scripts/prepare_data.py --dataset=etth1
 python experiments/run.py --config=experiments/configs/oialr_etth.py --config.data.horizon=192
+
+Result at horizon 96, seed 0: dense MSE 0.4358, MAE 0.4420; OIALR 0.4695 and 0.4663 with 5.6 %
+trained: behind, since the dense model does not overfit here. Time: 8 minutes on one core.
 """
 
 from experiments.configs import oialr_ettm2
