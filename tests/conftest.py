@@ -27,6 +27,13 @@ import jax
 import pytest
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Compiled programs stay mapped into memory; of such maps a process has no more than 65,530."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """float64, and no silent change of rank: for tests of formulas."""

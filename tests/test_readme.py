@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import orthojax
+from experiments import parallel
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -21,7 +22,7 @@ class Dense(flax.linen.Module):
 
 def test_the_python_of_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     batch = jnp.ones((2, 4))
     params = Dense().init(jax.random.key(0), batch)["params"]
 
@@ -35,6 +36,7 @@ def test_the_python_of_the_readme_runs():
         "loss": loss,
         "batches": [batch],
         "model": nnx.Linear(4, 3, rngs=nnx.Rngs(0)),
+        "mesh": parallel.make_mesh({"fsdp": 2}),
     }
     first, *others = blocks
     exec(first, names)
@@ -44,6 +46,7 @@ def test_the_python_of_the_readme_runs():
         exec(block, names)
     assert names["method"].is_due(1000)
     assert names["hidden"].layers.kernel.shape == (200, 100, 10)
+    assert jax.tree.structure(names["places"]) == jax.tree.structure(names["state"])
 
 
 def test_every_map_has_a_row_in_the_readme():
