@@ -19,6 +19,7 @@ import collections
 import contextlib
 import errno
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -62,8 +63,18 @@ _WORKDIR = flags.DEFINE_string(
 _CHECKPOINTS = flags.DEFINE_string(
     "checkpoints", None, "Where checkpoints go, e.g. gs://bucket/run; by default into --workdir."
 )
-# Where Python does not say which file it was.
-_OF_A_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS)
+_DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS)
+
+
+def _of_a_disk(error):
+    """What is wrong with a disk or a directory, if `error` says so; else None."""
+    if isinstance(error, OSError) and (error.filename or error.errno in _DISK_ERRORS):
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    # TensorStore, which writes checkpoints, raises other errors.
+    found = re.search(r'local file "(.*?)".*os_error_code=\'(\d+)\'', str(error), re.DOTALL)
+    if found and int(found[2]) in _DISK_ERRORS:
+        return f"{found[1]}: {os.strerror(int(found[2]))}"
+    return None
 
 
 def main(_):
@@ -86,13 +97,13 @@ def main(_):
         command_line.exit_with(f"{error}; run the same command to resume.", code)
     except KeyboardInterrupt:  # Not during training.
         command_line.exit_with("stopped; run the same command to resume.", 130)
-    except OSError as error:  # A full disk, a directory that is not ours, a file that is gone.
-        if error.filename is None and error.errno not in _OF_A_DISK:
+    except Exception as error:
+        reason = _of_a_disk(error)
+        if reason is None:
             raise
-        where = f"{error.filename}: " if error.filename else ""
         command_line.exit_with(
-            f"{where}{error.strerror}; what was saved is intact: when that is mended, run the same "
-            "command to resume.",
+            f"{reason}; what was saved is intact: when that is mended, run the same command to "
+            "resume.",
             code=1,
         )
 

@@ -28,9 +28,12 @@ FORKED = ARMS.keys() - {"random", "galore"}
 ANEW = ("latent", "at once")  # Before step 4 they are not what the trunk is.
 
 
+_all_devices = jax.devices  # Before any patch.
+
+
 def use_devices(patch, count):
     """Leaves the first `count` devices."""
-    devices = jax.devices()[:count]
+    devices = _all_devices()[:count]
     for name in ("devices", "local_devices"):
         patch.setattr(jax, name, lambda *_, **__: devices)
     for name in ("device_count", "local_device_count"):
