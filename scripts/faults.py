@@ -80,6 +80,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of the moments and signals")
     parser.add_argument("--output", type=Path, help="directory to keep; by default a temporary one")
     chosen = parser.parse_args()
+    # In the background shells let programs ignore it, and those that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     root = chosen.output or Path(tempfile.mkdtemp(prefix="orthojax_faults_"))
     root.mkdir(parents=True, exist_ok=True)
     arguments = [
