@@ -1,6 +1,6 @@
 """What orthojax costs, beside its peers, in units of one matrix product.
 
-    python scripts/benchmark.py --quick                            # under 10 minutes on two cores
+    python scripts/benchmark.py --quick                            # about 10 minutes
     taskset -c 0 python scripts/benchmark.py --output runs/benchmark  # on one core
     python scripts/benchmark.py --sizes 1024,2048,4096,8192        # as well on a GPU
 
