@@ -76,7 +76,8 @@ def test_a_full_disk_and_a_directory_that_cannot_be_are_one_line_and_lose_nothin
     process = start(tmp_path, before=("bash", "-c", 'ulimit -f 3 && exec "$@"', "files of 3 KiB"))
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 1, output
-    assert "run the same command to resume" in output.splitlines()[-1]
+    # Threads of Orbax may have the last word.
+    assert "what was saved is intact: when that is mended, run the same command" in output
     process = start("/proc/nothing/here")
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 1, output
