@@ -10,6 +10,7 @@ state. Models with batch statistics need "jit": under "pmap" each device would n
 the batch by the moments of that part.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -76,10 +77,13 @@ def _run_ahead():
     return 0 if several_on_cpu else 8
 
 
+@functools.lru_cache
 def _rows(sharding, size, axis=0):
     """The sorted rows that the devices of this process have of `size`, split along `axis`."""
     places = sharding.addressable_devices_indices_map((1,) * axis + (size,))
-    return np.unique(np.concatenate([np.arange(size)[index[axis]] for index in places.values()]))
+    rows = np.unique(np.concatenate([np.arange(size)[index[axis]] for index in places.values()]))
+    rows.setflags(write=False)  # Shared by all steps.
+    return rows
 
 
 def _put_rows(sharding, size, arrays, axis=0):
@@ -190,10 +194,13 @@ def pmap(mesh=None, rules=EVERYTHING_AUTO, seeds=()) -> Parallel:
 PARALLEL = {"jit": jit, "pmap": pmap}
 
 
+def _sizes(config):
+    return {axis: config.mesh[axis] for axis in AXES}
+
+
 def of(config, seeds=()) -> Parallel:
     """The `Parallel` that `config` asks for; raises `ValueError` if the devices do not fit."""
-    c = config.mesh
-    sizes = {axis: c[axis] for axis in AXES}
+    c, sizes = config.mesh, _sizes(config)
     if config.parallel == "pmap" and max(sizes["fsdp"], sizes["tensor"]) > 1:
         raise ValueError(
             f"parallel=pmap splits the batch only, got mesh.fsdp={c.fsdp}, mesh.tensor={c.tensor}; "
@@ -204,5 +211,5 @@ def of(config, seeds=()) -> Parallel:
 
 def batch_devices(config) -> int:
     """Over how many devices a batch is split."""
-    mesh = make_mesh({axis: config.mesh[axis] for axis in AXES})
+    mesh = make_mesh(_sizes(config))
     return math.prod(mesh.shape[axis] for axis in BATCH)

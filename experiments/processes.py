@@ -189,8 +189,7 @@ class Stop:
 
     def __exit__(self, *_):
         for number, action in self._usual.items():
-            with contextlib.suppress(ValueError):
-                signal.signal(number, action)
+            signal.signal(number, action)
 
     def is_due(self, step) -> bool:
         """Whether to stop after `step`, the same answer in all processes; to be asked each step."""

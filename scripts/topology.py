@@ -113,11 +113,8 @@ def measure(transformation, layout, divided, devices, layers, n, dtype="float32"
         lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), state, places(state)
     )
 
-    def step(w, state, grads):
-        updates, state = tx.update(grads, state, w)
-        return optax.apply_updates(w, updates), state
-
-    step = jax.jit(step, donate_argnums=(0, 1), out_shardings=(lies, places(state)))
+    out_shardings = lies, places(state)
+    step = jax.jit(steps.make_step(tx), donate_argnums=(0, 1), out_shardings=out_shardings)
     compiled = step.lower(w, state, w).compile()
     memory, text = compiled.memory_analysis(), compiled.as_text()
     return {

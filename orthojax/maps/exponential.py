@@ -129,7 +129,8 @@ def expm(a: jax.Array) -> jax.Array:
     if a.shape[-1] <= _SMALL:
         return _expm_of_small(a)
     a2 = matmul(a, a)
-    needed, common, most = _squarings(a, jax.lax.stop_gradient(a2), 8)
+    angle = _log2_angle(jax.lax.stop_gradient(a2))
+    needed, common, most = _squarings(angle, 8)
     needed = jnp.maximum(needed, jnp.minimum(common, 3))
     x = _degree_8(*_scaled(a, a2, needed, most))
 
@@ -145,27 +146,34 @@ def expm(a: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def _expm_of_small(a):
     a2 = matmul(a, a)
-    _, common, _ = _squarings(a, a2, 8)
-    return jax.lax.cond(common > 0, _by_degree_12, _degree_8, a, a2)
+    angle = _log2_angle(a2)
+    _, common, _ = _squarings(angle, 8)
+    degree_8 = lambda a, a2, _: _degree_8(a, a2)
+    return jax.lax.cond(common > 0, _by_degree_12, degree_8, a, a2, angle)
 
 
 @_expm_of_small.defjvp
 def _(primals, tangents):
     # Without the branch, which would keep what either side needs for its derivative.
-    return jax.jvp(lambda a: _by_degree_12(a, matmul(a, a)), primals, tangents)
+    def without_branch(a):
+        a2 = matmul(a, a)
+        return _by_degree_12(a, a2, _log2_angle(jax.lax.stop_gradient(a2)))
+
+    return jax.jvp(without_branch, primals, tangents)
 
 
-def _by_degree_12(a, a2):
-    needed, common, most = _squarings(a, jax.lax.stop_gradient(a2), 12)
+def _by_degree_12(a, a2, angle):
+    needed, common, most = _squarings(angle, 12)
     needed = jnp.maximum(needed, 1)
     x = _degree_12(*_scaled(a, a2, needed, most))
     more = _more_squares(needed - 1, most)
     return jax.lax.cond(common > 1, more, lambda x: x, matmul(x, x))
 
 
-def _squarings(a, a2, degree):
-    """How many each matrix needs, the most that one of them needs, and the most there are."""
-    limits, angle = _LIMITS[a.dtype.name, degree], _log2_angle(a2)
+def _squarings(angle, degree):
+    """How many each matrix needs whose largest angle is 2^angle, the most that one of them needs,
+    and the most there are."""
+    limits = _LIMITS[angle.dtype.name, degree]
     count = lambda limit: jnp.maximum(jnp.ceil(angle - math.log2(limit)), 0).astype(jnp.int32)
     few = count(limits.of_few)
     needed = jnp.where(few <= _FEW, few, count(limits.largest))
