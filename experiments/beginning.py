@@ -9,7 +9,7 @@ import optax
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import configuration, low_rank, training
+from experiments import configuration, low_rank, optimizers, training
 from experiments.checkpoints import Checkpoints
 from experiments.parallel import Parallel
 
@@ -43,7 +43,7 @@ class Beginning(NamedTuple):
         if trunk is None or not self._shares(trunk):
             places = self.devices.place(jax.eval_shape(self._new))
             return jax.jit(self._new, out_shardings=places)(), None
-        optimizer = training.make_optimizer(trunk.config)
+        optimizer = optimizers.make_optimizer(trunk.config)
         dense = Beginning(trunk.config, self.devices, self.model, None, optimizer)
         with Checkpoints(trunk.checkpoints, trunk.config, self.data) as checkpoints:
             state = checkpoints.restore(dense._abstract)

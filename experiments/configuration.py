@@ -10,7 +10,7 @@ import re
 from ml_collections import ConfigDict
 
 import orthojax
-from experiments import data, low_rank, models, parallel, training
+from experiments import data, low_rank, models, optimizers, parallel, tasks
 from orthojax import matrices
 
 # Every field of a configuration with its type, but for the options of its model and of its data.
@@ -52,7 +52,8 @@ FIELDS = {
 
 # Fields that a configuration may leave out: runs from one trunk; runs of several seeds, and whether
 # they are trained together; the field that the figure of all arms is drawn against; the training
-# images by whose statistics the model is tested once more; measures of stacked layers.
+# images by whose statistics the model is tested once more; measures of stacked layers; another task
+# than the usual one of the data; the learning rate of constrained parameters over that of the rest.
 OPTIONAL = {
     "fork_at": int,
     "seeds": tuple,
@@ -61,6 +62,8 @@ OPTIONAL = {
     "population": int,
     "profile.every": int,
     "profile.kernels": str,
+    "task": str,
+    "constraint.lr_factor": float,
 }
 
 POSITIVE = (
@@ -153,8 +156,8 @@ def check(config):
         "data.name": data.NAMES,
         "data.augment": data.AUGMENTS,
         "model.name": models.MODELS,
-        "optimizer.name": training.OPTIMIZERS,
-        "optimizer.schedule": training.SCHEDULES,
+        "optimizer.name": optimizers.OPTIMIZERS,
+        "optimizer.schedule": optimizers.SCHEDULES,
         "constraint.map": ("none", *orthojax.MAPS),
     }.items():
         check_name(field, values[field], list(names))
@@ -170,24 +173,25 @@ def check(config):
         if field.removeprefix("model.") in models.CHOICES:
             check_name(field, values[field], list(models.CHOICES[field.removeprefix("model.")]))
     for field in of_data:
-        if not isinstance(values[field], int) or not values[field] > 0:
+        if type(values[field]) is not int or not values[field] > 0:
             raise ConfigurationError(f"{field} must be a positive int, got {values[field]!r}.")
 
     if not config.label_smoothing < 1:
         raise ConfigurationError(f"label_smoothing must be below 1, got {config.label_smoothing}.")
     c = config.optimizer
-    if (c.period > 0) != (c.schedule in training.PERIODIC):
+    if (c.period > 0) != (c.schedule in optimizers.PERIODIC):
         raise ConfigurationError(
             f"optimizer.period={c.period} does not go with optimizer.schedule={c.schedule}; give a "
-            f"positive one for {' and '.join(training.PERIODIC)}, otherwise 0."
+            f"positive one for {' and '.join(optimizers.PERIODIC)}, otherwise 0."
         )
     if c.warmup_steps >= config.steps:
         raise ConfigurationError(
             f"optimizer.warmup_steps={c.warmup_steps} must be less than steps={config.steps}."
         )
-    if c.name == "adam" and c.weight_decay:
+    if c.weight_decay and c.name not in optimizers.DECAYING:
         raise ConfigurationError(
-            f"optimizer.weight_decay={c.weight_decay} needs optimizer.name=adamw, got adam."
+            f"optimizer.weight_decay={c.weight_decay} needs optimizer.name in "
+            f"{', '.join(optimizers.DECAYING)}, got {c.name}."
         )
     if "oialr" in config:
         _check_oialr(config)
@@ -216,6 +220,12 @@ def _check_optional(config):
             raise ConfigurationError("vmap_seeds needs seeds, e.g. (0, 1, 2).")
     if config.get("population", 0) < 0:
         raise ConfigurationError(f"population must not be negative, got {config.population}.")
+    if not config.constraint.get("lr_factor", 1.0) > 0:
+        raise ConfigurationError(
+            f"constraint.lr_factor must be positive, got {config.constraint.lr_factor}."
+        )
+    if "task" in config:
+        check_name("task", config.task, list(tasks.TASKS))
     if "profile" in config:
         if config.profile.every < 1:
             raise ConfigurationError(f"profile.every must be positive, got {config.profile.every}.")

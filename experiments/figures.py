@@ -55,9 +55,11 @@ def kernels(rows):
 
 def _learning(rows):
     logged = {name for own in rows.values() for row in own for name in row}
-    other = next((name for name in TITLES if f"test_{name}" in logged), "accuracy")
-    figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.8))
-    for axes, name, title in zip(panels, ("loss", other), TITLES[other], strict=True):
+    other = next((name for name in TITLES if f"test_{name}" in logged), None)
+    shown = dict(zip(("loss", other), TITLES[other], strict=True)) if other else {"loss": "Loss"}
+    figure, panels = plt.subplots(1, len(shown), figsize=(4.75 * len(shown), 3.8), squeeze=False)
+    panels = panels[0]
+    for axes, (name, title) in zip(panels, shown.items(), strict=True):
         for (arm, own), color in zip(rows.items(), itertools.cycle(COLORS), strict=False):
             axes.plot(*curve(own, f"train_{name}"), color=color, alpha=0.45, lw=1.2, ls="--")
             axes.plot(*curve(own, f"validation_{name}"), color=color, lw=1.2, ls=":")
@@ -68,7 +70,7 @@ def _learning(rows):
         if name == "accuracy":
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
             _limit_to_late(axes)
-        else:
+        elif axes.dataLim.y0 > 0:  # A density can be above 1.
             axes.set(yscale="log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")

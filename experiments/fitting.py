@@ -5,7 +5,7 @@ import numpy as np
 from flax import nnx
 
 import orthojax
-from experiments import configuration, data, evaluation, low_rank, models, parallel, training
+from experiments import configuration, data, evaluation, low_rank, models, parallel, tasks, training
 from orthojax import matrices
 
 
@@ -38,16 +38,16 @@ def load_data(config) -> data.Dataset:
             f"patience={config.patience} needs a validation split, which data.name={c.name} lacks; "
             "set patience=0."
         )
-    if dataset.task != "classification":
-        for field, value, off in (
-            ("data.augment", c.augment, "none"),
-            ("label_smoothing", config.label_smoothing, 0.0),
-        ):
-            if value != off:
-                raise configuration.ConfigurationError(
-                    f"{field}={value} is for classification, data.name={c.name} is for "
-                    f"{dataset.task}; set {field}={off}."
-                )
+    task = tasks.name_of(config, dataset)
+    for field, value, off, fits in (
+        ("data.augment", c.augment, "none", "image_shape" in dataset.model_arguments),
+        ("label_smoothing", config.label_smoothing, 0.0, task == "classification"),
+    ):
+        if value != off and not fits:
+            raise configuration.ConfigurationError(
+                f"{field}={value} is for classification of images, data.name={c.name} is for "
+                f"{task}; set {field}={off}."
+            )
     return dataset
 
 
@@ -55,7 +55,7 @@ def make_model(config, dataset) -> training.Model:
     """Returns the model of `training`; raises `ConfigurationError` if it does not fit the data."""
     name, given = config.model.name, dataset.model_arguments
     needed = models.arguments(name)
-    if set(needed) != set(given):
+    if not set(needed) <= set(given):
         raise configuration.ConfigurationError(
             f"model.name={name} is made from {', '.join(needed)}; data.name={dataset.name}, "
             f"for {dataset.task}, has {', '.join(given)}."

@@ -49,6 +49,7 @@ from experiments import (
     low_rank,
     low_rank_figures,
     metrics,
+    optimizers,
     processes,
     results,
     studies,
@@ -209,8 +210,8 @@ def train(config, workdir, until=None, trunk=None, seeds=(), checkpoints_in=None
     method = fitting.make_method(config, model, dataset)
     # The latent face is part of the optimizer.
     change_bases = method is not None and low_rank.face(config) == "factored"
-    schedule = training.make_schedule(config, method)
-    optimizer = devices.divide(training.make_optimizer(config, method))
+    schedule = optimizers.make_schedule(config, method)
+    optimizer = devices.divide(optimizers.make_optimizer(config, method))
 
     train_step = devices.compile_step(
         lambda axis: evaluation.over_seeds(

@@ -64,4 +64,44 @@ def forecasting(dataset, label_smoothing) -> Task:
     return Task(lambda inputs: inputs, squared, {"loss": squared, "mae": absolute})
 
 
-TASKS = {"classification": classification, "forecasting": forecasting}
+def tokens(dataset, label_smoothing) -> Task:
+    """Cross-entropy and accuracy of logits [B, T, K] against the symbols [B, T], means over T."""
+    del dataset, label_smoothing
+
+    def cross_entropy(logits, symbols):
+        each = optax.softmax_cross_entropy_with_integer_labels(logits, symbols)
+        return jnp.mean(each, axis=-1)
+
+    def correct(logits, symbols):
+        return jnp.mean(jnp.argmax(logits, axis=-1) == symbols, axis=-1)
+
+    return Task(lambda x: x, cross_entropy, {"loss": cross_entropy, "accuracy": correct})
+
+
+def likelihood(dataset, label_smoothing) -> Task:
+    """The model returns its negative log-likelihood of each example, or a bound of it: [B] nats.
+
+    Pixels of images come to it in [0, 1], other inputs as they are.
+    """
+    del label_smoothing
+    own = lambda outputs, targets: outputs
+    preprocess = (lambda x: x / 255.0) if "image_shape" in dataset.model_arguments else lambda x: x
+    return Task(preprocess, own, {"loss": own})
+
+
+TASKS = {
+    "classification": classification,
+    "forecasting": forecasting,
+    "tokens": tokens,
+    "likelihood": likelihood,
+}
+
+
+def name_of(config, dataset) -> str:
+    """The task of `config`, by default the usual one of its data."""
+    return config.get("task", "") or dataset.task
+
+
+def of(config, dataset) -> Task:
+    """The task that the model of `config` is trained for."""
+    return TASKS[name_of(config, dataset)](dataset, config.label_smoothing)

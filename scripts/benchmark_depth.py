@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import configuration, data, fitting, training
+from experiments import configuration, data, fitting, optimizers, training
 from experiments.configs import bn_training, pso_depth
 from orthojax.matrices import path_name
 
@@ -65,7 +65,7 @@ def measure(config, repeats):
     (config,) = configuration.arms(config).values()
     dataset = fitting.load_data(config)
     model = fitting.make_model(config, dataset)
-    optimizer = training.make_optimizer(config)
+    optimizer = optimizers.make_optimizer(config)
     state = jax.jit(lambda: training.init_state(model, optimizer, 0))()
     step = jax.jit(training.make_train_step(config, model, optimizer), donate_argnums=0)
     batch = jax.device_put(data.batch(dataset.train, BATCH, 0, 0, "none"))

@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 from runs import LOW_RANK, QUICKSTART, experiment, start, tiny
 
-from experiments import command_line, configuration, data, fitting, run, training
+from experiments import command_line, configuration, data, fitting, optimizers, run, training
 from experiments.data import sources
 from experiments.data.series import Windows
 
@@ -272,6 +272,6 @@ def test_each_configuration_chooses_kernels_that_its_optimizer_accepts(path):
         dataset = blank(arm.data.name, shape, **options)
         model = fitting.make_model(arm, dataset)
         method = fitting.make_method(arm, model, dataset)
-        optimizer = training.make_optimizer(arm, method)
+        optimizer = optimizers.make_optimizer(arm, method)
         state = jax.eval_shape(lambda m=model, o=optimizer: training.init_state(m, o, 0))
         fitting.check_rules(arm, state.params)

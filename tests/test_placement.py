@@ -9,7 +9,7 @@ from jax.sharding import AxisType, PartitionSpec
 from runs import TINY, tiny
 
 import orthojax
-from experiments import configuration, data, fitting, parallel, training
+from experiments import configuration, data, fitting, optimizers, parallel, training
 
 MESH = jax.sharding.AbstractMesh((2, 2, 2), ("data", "fsdp", "tensor"))
 PARAMS = {
@@ -103,7 +103,7 @@ def test_a_split_step_is_that_of_one_device_and_holds_a_part(constraint):
     overrides = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2, "model.width": 32}
     config = tiny(TINY | overrides, constraint__map=constraint)
     dataset = data.load("mnist_5k")
-    model, optimizer = training.make_model(config, dataset), training.make_optimizer(config)
+    model, optimizer = training.make_model(config, dataset), optimizers.make_optimizer(config)
     new = lambda: training.init_state(model, optimizer, 0)
     devices = parallel.of(config)
     split = devices.put_state(jax.jit(new)())

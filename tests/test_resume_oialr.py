@@ -19,7 +19,7 @@ from oialr_runs import (
 )
 from runs import LOW_RANK, arrays, assert_same_arrays, rows, status, tiny
 
-from experiments import configuration, data, metrics, run, training
+from experiments import configuration, data, metrics, optimizers, run
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -112,9 +112,9 @@ def test_any_number_of_devices_gives_the_same_ranks_and_weights(
 def test_a_run_whose_weights_are_not_finite_at_a_change_has_diverged(
     tmp_path, monkeypatch, delay, bad
 ):
-    schedule = training.make_schedule
+    schedule = optimizers.make_schedule
     monkeypatch.setattr(
-        training,
+        optimizers,
         "make_schedule",
         lambda *args: lambda step: jnp.where(step == bad, jnp.inf, schedule(*args)(step)),
     )

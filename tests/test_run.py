@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from runs import TINY, status, tiny
 
-from experiments import configuration, data, metrics, models, run, training
+from experiments import configuration, data, metrics, models, optimizers, run, training
 from experiments.configs import quickstart
 from experiments.parallel import PARALLEL
 
@@ -110,7 +110,7 @@ def test_batch_statistics_are_carried_from_step_to_step(monkeypatch):
     config = tiny(constraint__map="none").copy_and_resolve_references()
     config.model = {"name": "normalized"}
     dataset = data.load("mnist_5k")
-    model, optimizer = training.make_model(config, dataset), training.make_optimizer(config)
+    model, optimizer = training.make_model(config, dataset), optimizers.make_optimizer(config)
     step = jax.jit(training.make_train_step(config, model, optimizer))
     state = training.init_state(model, optimizer, 0)
     expected = 0.0
@@ -146,10 +146,10 @@ def test_a_run_without_kernels_to_constrain_measures_none(tmp_path):
 )
 def test_the_learning_rate_of_each_step(schedule, period, expected):
     fields = {"optimizer__schedule": schedule, "optimizer__period": period, "optimizer__lr": 1.0}
-    rate = training.make_schedule(tiny(steps=8, **fields))
+    rate = optimizers.make_schedule(tiny(steps=8, **fields))
     np.testing.assert_allclose([rate(i) for i in range(8)], expected, rtol=1e-5)
     np.testing.assert_allclose(jax.jit(jax.vmap(rate))(jnp.arange(8)), expected, rtol=1e-5)
-    warm = training.make_schedule(tiny(steps=10, optimizer__warmup_steps=2, **fields))
+    warm = optimizers.make_schedule(tiny(steps=10, optimizer__warmup_steps=2, **fields))
     np.testing.assert_allclose([warm(i) for i in range(10)], [0.5, 0.75, *expected], rtol=1e-5)
 
 
@@ -166,7 +166,7 @@ def test_a_diverging_run_names_the_steps_and_keeps_no_bad_checkpoint(tmp_path, n
 
 
 def test_a_run_that_diverges_late_keeps_its_last_finite_checkpoint(tmp_path, monkeypatch):
-    schedule = training.make_schedule
+    schedule = optimizers.make_schedule
     monkeypatch.setattr(
         training,
         "make_schedule",
@@ -198,7 +198,7 @@ def test_jit_and_pmap_on_eight_devices_and_one_device_give_the_same_losses(tmp_p
     assert jax.local_device_count() == 8
     config = tiny(constraint__map=constraint)
     dataset = data.load("mnist_5k")
-    model, optimizer = training.make_model(config, dataset), training.make_optimizer(config)
+    model, optimizer = training.make_model(config, dataset), optimizers.make_optimizer(config)
 
     def step_of(axis):
         return training.make_train_step(config, model, optimizer, axis)

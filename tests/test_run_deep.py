@@ -6,7 +6,16 @@ import pytest
 from flax import nnx
 from oialr_runs import logged, use_devices
 
-from experiments import configuration, data, depth_figures, evaluation, fitting, run, training
+from experiments import (
+    configuration,
+    data,
+    depth_figures,
+    evaluation,
+    fitting,
+    optimizers,
+    run,
+    training,
+)
 from experiments.configs import bn_training, pso_depth
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -30,7 +39,7 @@ def trained(tmp_path_factory):
     (config,) = configuration.arms(deep()).values()
     dataset = data.load("mnist_5k")
     model = training.make_model(config, dataset)
-    optimizer = training.make_optimizer(config)
+    optimizer = optimizers.make_optimizer(config)
     return workdir, dataset, model, training.init_state(model, optimizer, config.seed)
 
 
@@ -89,7 +98,7 @@ def test_a_profile_of_zeros_and_of_narrow_kernels_is_no_divergence(tmp_path):
     config.model.update({"block": "fold", "folds": 3})
     dataset = data.load("mnist_5k")
     model = training.make_model(config, dataset)
-    state = training.init_state(model, training.make_optimizer(config), 0)
+    state = training.init_state(model, optimizers.make_optimizer(config), 0)
     batch = dataset.train.take(np.arange(20))
     gaps = evaluation.make_profile(model, "hidden/layers/kernel", *batch)(state)["isometry_gap"]
     np.testing.assert_allclose(gaps["hidden/layers/kernel"], 0, atol=1e-5)

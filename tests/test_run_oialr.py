@@ -25,7 +25,7 @@ from oialr_runs import (
 )
 from runs import LOW_RANK, arrays, rows, status, tiny
 
-from experiments import data, figures, low_rank, run, training
+from experiments import data, figures, low_rank, optimizers, run, training
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -96,7 +96,7 @@ def test_truncation_at_the_end_meets_its_budget_and_is_what_is_evaluated(forked)
 
 def test_the_learning_rate_warms_up_again_after_each_change():
     config = tiny(LOW_RANK, oialr__rewarm=2, optimizer__lr=1.0)
-    rate = training.make_schedule(config, low_rank.make_method(config))
+    rate = optimizers.make_schedule(config, low_rank.make_method(config))
     np.testing.assert_allclose([rate(step) for step in range(16)], [1] * 4 + [0.5, 1] * 6)
 
 

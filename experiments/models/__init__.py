@@ -63,5 +63,7 @@ def _names(model, kind):
 
 
 def build(name, arguments, rngs, **options) -> nnx.Module:
-    """Returns the model `name` for data of `arguments`, with parameters drawn from `rngs`."""
-    return MODELS[name](**arguments, **options, rngs=rngs)
+    """Returns the model `name`, made from those of the data's `arguments` that it needs, with
+    parameters drawn from `rngs`."""
+    needed = {a: arguments[a] for a in _names(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)[1:]}
+    return MODELS[name](**needed, **options, rngs=rngs)
