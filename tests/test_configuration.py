@@ -60,7 +60,6 @@ def test_a_missing_configuration_is_one_line_with_the_nearest_file(monkeypatch, 
     assert "quickstart" in message
 
 
-@pytest.mark.slow
 def test_a_mistake_ends_the_program_with_code_2_and_no_traceback(tmp_path):
     process = start(tmp_path / "new", "--config.constraint.map=cayly")
     output = process.communicate(timeout=120)[0]

@@ -98,7 +98,6 @@ def test_two_processes_under_pmap_give_the_numbers_of_one(alone, tmp_path):
     assert_same_numbers(tmp_path, alone, until=12)
 
 
-@pytest.mark.slow
 def test_split_low_rank_training_stops_together_and_resumes(tmp_path, one_device):
     run.train(tiny(runs.LOW_RANK), tmp_path / "alone")
     split = ("--config.mesh.fsdp=2", "--config.mesh.tensor=2")

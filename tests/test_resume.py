@@ -33,10 +33,12 @@ def undisturbed_process(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "ended"),
-    [(signal.SIGKILL, -9, "running"), (signal.SIGTERM, 75, "interrupted")],
+    [
+        (signal.SIGKILL, -9, "running"),
+        pytest.param(signal.SIGTERM, 75, "interrupted", marks=pytest.mark.slow),
+    ],
 )
 def test_the_same_command_ends_a_stopped_run_with_the_same_bytes(
     undisturbed_process, tmp_path, number, code, ended

@@ -119,7 +119,7 @@ def vit_run(**overrides):
     return arm
 
 
-def test_a_resumed_run_draws_the_same_dropout(tmp_path):
+def test_a_resumed_run_draws_the_same_dropout(tmp_path, one_device):
     whole = run.train(vit_run(), tmp_path / "whole")
     run.train(vit_run(steps=6), tmp_path / "parts")
     assert_same_arrays(run.train(vit_run(), tmp_path / "parts").params, whole.params)
