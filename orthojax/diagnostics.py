@@ -51,6 +51,34 @@ def singular_value_range(
     return jnp.min(s), jnp.max(s)
 
 
+def hyperspherical_energy(kernel: jax.Array, axes: MatrixAxes | None = None) -> jax.Array:
+    """sum over i != j of 1 / |w_i - w_j| of the neurons, the columns of the kernel as a matrix
+    [inputs, outputs], each divided by its length (Liu et al. 2018, arXiv:1805.09298, with s = 1).
+
+    Small where directions are spread evenly; infinite where two are the same. It does not change
+    when all neurons turn together, W -> R W, as in orthogonal fine-tuning (Qiu et al. 2023,
+    arXiv:2306.07280), nor with their lengths. Costs inputs x outputs^2, and no memory: the
+    differences are taken one neuron after another, exact where an inner product would cancel.
+
+    >>> import jax.numpy as jnp
+    >>> float(hyperspherical_energy(jnp.array([[1.0, -3.0], [0.0, 0.0]])))  # Opposite: 2 x 1/2.
+    1.0
+    """
+    kernel = at_least_float32(jnp.asarray(kernel))
+    w = (default_axes("kernel", kernel) if axes is None else axes).matrix(kernel)
+    neurons, _ = _scaled(w.reshape(-1, *w.shape[-2:]).mT, -1)
+    length = jnp.sqrt(jnp.sum(neurons**2, axis=-1, keepdims=True))
+    neurons = neurons / jnp.where(length == 0, 1, length)
+    others = ~jnp.eye(neurons.shape[-2], dtype=bool)
+
+    def of_one(i):  # [batch], energy between neuron i and all others.
+        distance = jnp.sqrt(jnp.sum((neurons - neurons[:, i, None]) ** 2, axis=-1))
+        return jnp.sum(jnp.where(others[i], 1 / distance, 0), axis=-1)
+
+    energies = jax.lax.map(of_one, jnp.arange(neurons.shape[-2]))
+    return jnp.max(jnp.sum(energies, axis=0))
+
+
 def isometry_gap(x: jax.Array) -> jax.Array:
     """log of arithmetic over geometric mean of the eigenvalues of G = X X', X [..., d, n]:
     -log(det(G)^{1/d} / (tr(G) / d)).

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from orthojax.decompositions import orthonormalize
-from orthojax.inverses import solve_upper
+from orthojax.inverses import right_divide, solve_upper, triangular_inverse
 from orthojax.linalg import at_least_float32, eye_like, matmul
 from orthojax.parameterization import Parameterization
 
 
-def _unscaled(v):
+def unscaled(v):
     """`v` with largest entries of 1 in each column: reflections do not depend on the scale, squares
     may overflow."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(v), axis=-2, keepdims=True))
@@ -43,19 +43,24 @@ def reflect(v: jax.Array, x: jax.Array | None = None) -> jax.Array:
     `x` [..., n, p], by default the first k columns of the identity, which saves a product. In
     compact WY form, I - V S^{-1} V' with S = striu(V'V) + diag(V'V) / 2 (Likhosherstov et al. 2021,
     arXiv:2004.08675), since `jax.lax.linalg.householder_product` has no derivative: 2
-    products n k p, one k^2 p, and a triangular inverse by products, k^3 / 3.
+    products n k p, one k^2 p or, for few reflections, k^2 n, and a triangular inverse by products,
+    k^3 / 3.
 
     >>> import jax.numpy as jnp
     >>> reflect(jnp.array([[1.], [1.]]))  # e_1 in the mirror normal to (1, 1).
     Array([[ 0.],
            [-1.]], dtype=float32)
     """
-    v = _unscaled(v)
+    v = unscaled(v)
     s = _wy(_gram(v))
     if x is None:
         k = v.shape[-1]
         eye = jnp.broadcast_to(jnp.eye(*v.shape[-2:], dtype=v.dtype), v.shape)
         return eye - matmul(v, solve_upper(s, v[..., :k, :].mT))
+    if 2 * v.shape[-1] <= min(x.shape[-2:]):
+        # V S^{-1} first: a solve beside X has XLA on CPU store X by columns, which for 8
+        # reflections of 1024 takes ten times as long as all products.
+        return x - matmul(right_divide(v, s, triangular_inverse), matmul(v.mT, x))
     return x - matmul(v, solve_upper(s, matmul(v.mT, x)))
 
 
