@@ -238,7 +238,7 @@ class OIALR:
             n, p = a.matrix_shape(leaf.shape)
             if not 1 <= rank <= p:
                 raise ValueError(f"`columns` of {name!r} lie between 1 and {p}, got {rank}.")
-            batch = tuple(leaf.shape[i] for i in a.batch(leaf.shape))
+            batch = a.batch_shape(leaf.shape)
             array = functools.partial(
                 jax.ShapeDtypeStruct, dtype=jnp.promote_types(leaf.dtype, jnp.float32)
             )
@@ -331,6 +331,10 @@ def _axes(name, leaf, rules) -> MatrixAxes | None:
             f'`rules` give "low_rank", "dense" or a MatrixAxes; got {label!r} for {name!r}.'
         )
     axes = label if isinstance(label, MatrixAxes) else axes_of(name, leaf, None)
+    if axes.blocks > 1:
+        raise ValueError(
+            f"Low rank is of whole kernels, without `blocks`; got {axes} for {name!r}."
+        )
     n, p = axes.matrix_shape(leaf.shape)
     if p < 2:
         raise ValueError(

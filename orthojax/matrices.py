@@ -27,6 +27,8 @@ class MatrixAxes(NamedTuple):
     Attributes:
       reduction: axis or axes of the input, flattened in this order.
       output: axis or axes of the output, flattened in this order.
+      blocks: of how many matrices, side by side, the last output axis is made: 3 for queries, keys
+        and values in one kernel, or the number of heads; then these are batch as well.
 
     >>> import jax.numpy as jnp
     >>> MatrixAxes((0, 1, 2), 3).view(jnp.ones((3, 3, 16, 32))).shape  # Convolution, HWIO.
@@ -35,15 +37,18 @@ class MatrixAxes(NamedTuple):
     (8, 6)
     >>> MatrixAxes(0, 2).view(jnp.ones((8, 2, 3))).shape  # The same, one matrix a head.
     (2, 8, 3)
+    >>> MatrixAxes(0, 1, blocks=3).view(jnp.ones((8, 24))).shape  # Three in one kernel.
+    (3, 8, 8)
     >>> MatrixAxes(-2, -1).view(jnp.ones((12, 16, 64))).shape  # A stack, wide: transposed.
     (12, 64, 16)
     """
 
     reduction: int | Sequence[int] = 0
     output: int | Sequence[int] = 1
+    blocks: int = 1
 
     def _permutation(self, shape):
-        axes = [[a] if isinstance(a, int) else list(a) for a in self]
+        axes = [[a] if isinstance(a, int) else list(a) for a in self[:2]]
         ndim = len(shape)
         used = [a + ndim if a < 0 else a for a in axes[0] + axes[1]]
         if len(set(used)) < len(used) or not set(used) <= set(range(ndim)) or not all(axes):
@@ -54,34 +59,69 @@ class MatrixAxes(NamedTuple):
         batch = [a for a in range(ndim) if a not in used]
         return batch + used, len(batch), len(axes[0])
 
+    def split(self, shape: Sequence[int]) -> tuple["MatrixAxes", tuple[int, ...]]:
+        """Axes without blocks, and the shape with one more axis for them: a reshape of the leaf."""
+        if self.blocks == 1:
+            return self, tuple(shape)
+        permutation, batch, inputs = self._permutation(shape)
+        last = permutation[-1]
+        if self.blocks < 1 or shape[last] % self.blocks:
+            raise ValueError(
+                f"`blocks` of `MatrixAxes` divide the last output axis, axis {last} of shape "
+                f"{tuple(shape)}; got {self.blocks}."
+            )
+        moved = [a + (a >= last) for a in permutation[batch:]]
+        sizes = (*shape[:last], self.blocks, shape[last] // self.blocks, *shape[last + 1 :])
+        return MatrixAxes(tuple(moved[:inputs]), tuple(moved[inputs:])), sizes
+
     def batch(self, shape: Sequence[int]) -> list[int]:
-        """The batch axes of a leaf of `shape`."""
-        permutation, batch, _ = self._permutation(shape)
+        """The batch axes of a leaf of `shape`, once it is reshaped as `split` says."""
+        axes, shape = self.split(shape)
+        permutation, batch, _ = axes._permutation(shape)
         return permutation[:batch]
+
+    def batch_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The batch part of the shape of the view of a leaf of `shape`."""
+        axes, shape = self.split(shape)
+        return tuple(shape[a] for a in axes.batch(shape))
 
     def matrix_shape(self, shape: Sequence[int]) -> tuple[int, int]:
         """(n, p) of the view of a leaf of `shape`."""
-        permutation, batch, inputs = self._permutation(shape)
+        axes, shape = self.split(shape)
+        permutation, batch, inputs = axes._permutation(shape)
         rows = math.prod(shape[a] for a in permutation[batch : batch + inputs])
         columns = math.prod(shape[a] for a in permutation[batch + inputs :])
         return max(rows, columns), min(rows, columns)
 
+    def matrix(self, x: jax.Array) -> jax.Array:
+        """`x` as matrices `(*batch, inputs, outputs)`, tall or wide."""
+        axes, shape = self.split(x.shape)
+        permutation, batch, inputs = axes._permutation(shape)
+        x = jnp.transpose(x.reshape(shape), permutation)
+        rows = math.prod(x.shape[batch : batch + inputs])
+        return x.reshape(*x.shape[:batch], rows, -1)
+
+    def unmatrix(self, matrix: jax.Array, shape: Sequence[int]) -> jax.Array:
+        """Inverse of `matrix` for a leaf of `shape`."""
+        axes, sizes = self.split(shape)
+        permutation, _, _ = axes._permutation(sizes)
+        inverse = sorted(range(len(sizes)), key=permutation.__getitem__)
+        matrix = matrix.reshape([sizes[a] for a in permutation])
+        return jnp.transpose(matrix, inverse).reshape(shape)
+
     def view(self, x: jax.Array) -> jax.Array:
         """`x` as tall matrices `(*batch, n, p)`."""
-        permutation, batch, inputs = self._permutation(x.shape)
-        x = jnp.transpose(x, permutation)
-        rows = math.prod(x.shape[batch : batch + inputs])
-        x = x.reshape(*x.shape[:batch], rows, -1)
+        x = self.matrix(x)
         return x if x.shape[-2] >= x.shape[-1] else x.mT
 
     def unview(self, matrix: jax.Array, shape: Sequence[int]) -> jax.Array:
         """Inverse of `view` for a leaf of `shape`."""
-        permutation, batch, inputs = self._permutation(shape)
-        permuted = [shape[a] for a in permutation]
+        axes, sizes = self.split(shape)
+        permutation, batch, inputs = axes._permutation(sizes)
+        permuted = [sizes[a] for a in permutation]
         if math.prod(permuted[batch : batch + inputs]) < math.prod(permuted[batch + inputs :]):
             matrix = matrix.mT
-        inverse = sorted(range(len(shape)), key=permutation.__getitem__)
-        return jnp.transpose(matrix.reshape(permuted), inverse)
+        return self.unmatrix(matrix, shape)
 
 
 Rules = Sequence[tuple[str, Any]]
@@ -231,8 +271,7 @@ class Views(NamedTuple):
         """
         rows = list(zip(*map(self.treedef.flatten_up_to, trees), strict=True))
         batches = [
-            tuple(shape[i] for i in axes.batch(shape))
-            for axes, shape in zip(self.axes, self.shapes, strict=True)
+            axes.batch_shape(shape) for axes, shape in zip(self.axes, self.shapes, strict=True)
         ]
         results = in_batches(f, rows, batches)
         if outputs is None:

@@ -46,8 +46,12 @@ def batch_specs(views, params: Any, f) -> Any:
         return None
 
     def of(axes, param, subtree):
-        spec = _sharding(param).spec
-        leading = [spec[a] if a < len(spec) else None for a in axes.batch(param.shape)]
+        spec = [*_sharding(param).spec]
+        spec += [None] * (param.ndim - len(spec))
+        if axes.blocks > 1:  # An axis more, for the blocks, which no device divides.
+            last = (axes.output if isinstance(axes.output, int) else axes.output[-1]) % param.ndim
+            spec.insert(last, None)
+        leading = [spec[a] for a in axes.batch(param.shape)]
         return jax.tree.map(lambda _: PartitionSpec(*leading), subtree)
 
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)

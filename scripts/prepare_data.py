@@ -9,7 +9,8 @@ downloaded from their official places, or taken from --raw_dir: the published .g
 or, for mnist and cifar10, the files inside them (plain, .gz or .xz), in --raw_dir itself or in its
 folder named as the data set. Every file's SHA-256 is checked. A set that is already prepared is
 left as it is. `mnist_5k` needs no preparation. The series etth1 and ettm2 are one CSV each (plain,
-.gz or .xz in --raw_dir or its folder `ett`), which is put into the folder `ett` unchanged.
+.gz or .xz in --raw_dir or its folder `ett`), which is put into the folder `ett` unchanged; likewise
+the text tinyshakespeare, whose file is called input.txt.
 """
 
 import sys
@@ -44,12 +45,15 @@ def main(argv):
             # Here, so that --help and a wrong name answer at once.
             import tensorflow_datasets as tfds
 
-            from experiments.data.prepare import prepare, prepare_series
-            from experiments.data.releases import SERIES
+            from experiments.data.prepare import prepare, prepare_series, prepare_text
+            from experiments.data.releases import SERIES, TEXTS
 
             if not sys.stderr.isatty():
                 tfds.disable_progress_bar()
-            made = (prepare_series if name in SERIES else prepare)(name, data_dir, _RAW_DIR.value)
+            prepare_one = (
+                prepare_series if name in SERIES else prepare_text if name in TEXTS else prepare
+            )
+            made = prepare_one(name, data_dir, _RAW_DIR.value)
             print(f"{name}: {'prepared' if made else 'already prepared'} in {data_dir}.")
     except (OSError, ValueError) as error:
         sys.exit(f"prepare_data: {error}")

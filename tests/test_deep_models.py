@@ -51,6 +51,7 @@ OPTIONS = {
         "hidden": 10,
         "kernel_init": "orthogonal",
         "multiplier": 0.5,
+        "placement": "pre",
         "remat": "none",
     },
 }

@@ -23,6 +23,9 @@ VIEWS = [
     ((8, 2, 3), MatrixAxes(0, 2), (2, 8, 3)),
     ((5, 3, 4), MatrixAxes(-2, -1), (5, 4, 3)),
     ((2, 5, 3, 4), MatrixAxes(-2, -1), (2, 5, 4, 3)),
+    ((4, 6), MatrixAxes(0, 1, blocks=3), (3, 4, 2)),
+    ((5, 2, 6), MatrixAxes(-2, -1, blocks=2), (5, 2, 3, 2)),
+    ((6, 4), MatrixAxes(1, 0, blocks=2), (2, 4, 3)),
 ]
 
 
@@ -37,6 +40,27 @@ def test_the_view_of_an_attention_kernel_is_the_matrix_that_it_applies():
     x, kernel = gaussian(0, (8,)), gaussian(1, (8, 2, 3))
     matrix = MatrixAxes(0, (1, 2)).view(kernel)
     np.testing.assert_allclose(x @ matrix, np.einsum("e,ehd->hd", x, kernel).reshape(-1), atol=1e-6)
+
+
+def test_blocks_are_matrices_side_by_side():
+    kernel, stack = gaussian(0, (4, 6), np.float32), gaussian(1, (5, 4, 6), np.float32)
+    blocks = MatrixAxes(0, 1, blocks=3).view(kernel)
+    np.testing.assert_array_equal(blocks, np.stack(np.split(kernel, 3, axis=1)))
+    axes = MatrixAxes(-2, -1, blocks=3)
+    np.testing.assert_array_equal(axes.view(stack)[:, 1], stack[:, :, 2:4])
+    assert axes.batch_shape((5, 4, 6)) == (5, 3)
+    assert axes.matrix_shape((5, 4, 6)) == (4, 2)
+    with pytest.raises(ValueError, match=r"`blocks` .* axis 1 of shape \(4, 6\); got 4"):
+        MatrixAxes(0, 1, blocks=4).view(kernel)
+
+
+def test_blocks_of_a_kernel_are_trained_to_be_orthonormal():
+    axes = MatrixAxes(0, 1, blocks=3)
+    tx = orthojax.orthogonal(optax.adam(0.1), rules=[("qkv", axes), (".*", "free")])
+    params = {"qkv": jnp.asarray(gaussian(0, (4, 12), np.float32)), "bias": jnp.ones(3)}
+    params = trained(params, lambda p: jnp.sum(jnp.sin(p["qkv"])) + jnp.sum(p["bias"] ** 2), tx)
+    assert orthojax.orthogonality_error(params["qkv"], axes) < 1e-6
+    assert orthojax.orthogonality_error(params["qkv"]) > 0.1
 
 
 @pytest.mark.parametrize("axes", [MatrixAxes(0, 0), MatrixAxes(0, 2), MatrixAxes((), 1)])

@@ -28,6 +28,7 @@ def get_config():
         "hidden": 128,
         "kernel_init": "lecun_normal",
         "multiplier": 1.0,
+        "placement": "pre",
         "remat": "elementwise",
     }
     c.study.at = (12, 50, 200)

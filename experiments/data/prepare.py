@@ -1,4 +1,5 @@
-"""Writes the original files as tfds directories that `tfds.data_source` reads; series as they are.
+"""Writes the original files as tfds directories that `tfds.data_source` reads; series and texts as
+they are.
 
 tfds' own builders unpack and parse with TensorFlow. The ones here inherit name, version, features
 and the order of the examples from them, and parse with NumPy instead.
@@ -14,8 +15,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from experiments.data import originals, series
-from experiments.data.releases import RELEASES, SERIES, Original
+from experiments.data import originals, series, text
+from experiments.data.releases import RELEASES, SERIES, TEXTS, Original
 
 # fmt: off
 CIFAR10_LABELS = [
@@ -91,13 +92,31 @@ def prepare_series(
     Arguments and errors as for `prepare`; the folder in `raw_dir` may also be named `ett`.
     """
     path = series.csv_path(name, _local(data_dir))
+    return _place(path, original or SERIES[name], raw_dir, (name, "ett"))
+
+
+def prepare_text(
+    name: str,
+    data_dir: str | os.PathLike,
+    raw_dir: str | os.PathLike | None = None,
+    original: Original | None = None,
+) -> bool:
+    """Puts the unchanged file of a key of `TEXTS` into `data_dir`; False if it is there.
+
+    Arguments and errors as for `prepare`.
+    """
+    path = text.text_path(name, _local(data_dir))
+    return _place(path, original or TEXTS[name], raw_dir, (name,))
+
+
+def _place(path, original, raw_dir, folders) -> bool:
+    """Brings `original` to `path`, from one of the `folders` in `raw_dir` or from its publisher."""
     if path.exists():
         return False
-    original = original or SERIES[name]
     if raw_dir is None:
         originals.download([original], path.parent)
     else:
-        content = originals.read([original], _folder_in(raw_dir, name, "ett"))[path.name]
+        content = originals.read([original], _folder_in(raw_dir, *folders))[path.name]
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.part")
         partial.write_bytes(content)

@@ -120,3 +120,18 @@ SERIES = {
     "etth1": _ett("ETTh1.csv", "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066"),
     "ettm2": _ett("ETTm2.csv", "db973ca252c6410a30d0469b13d696cf919648d0f3fd588c60f03fdbdbadd1fd"),
 }
+
+_SHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+# Texts, used as they are too: the file of char-rnn (Karpathy 2015).
+TEXTS = {
+    "tinyshakespeare": Original(
+        "input.txt",
+        _SHAKESPEARE,
+        (
+            "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/"
+            "input.txt",
+        ),
+        {"input.txt": _SHAKESPEARE},
+    )
+}

@@ -7,15 +7,20 @@ from flax import nnx
 from experiments.models.layers import KERNEL_INITS
 from orthojax.nn.stack import Stack
 
+# Where a block normalizes: what enters its branches, as Dosovitskiy et al., or their sum, as
+# Vaswani et al. 2017 (arXiv:1706.03762).
+PLACEMENTS = ("pre", "post")
+
 
 class Block(nnx.Module):
-    """x + α attention(norm(x)), then x + β MLP(norm(x)), with trained scalars α, β `multipliers`.
+    """x + α attention(norm(x)), then x + β MLP(norm(x)), with trained scalars α, β `multipliers`;
+    "post": norm(x + α attention(x)), then norm(x + β MLP(x)).
 
     Queries, keys and values have a kernel each, so that each can be orthogonal.
     """
 
-    def __init__(self, width, heads, hidden, init, multiplier, rngs):
-        self.heads = heads
+    def __init__(self, width, heads, hidden, init, multiplier, placement, rngs):
+        self.heads, self.is_post = heads, placement == "post"
         self.attention_norm = nnx.LayerNorm(width, rngs=rngs)
         for name in ("query", "key", "value", "out"):
             setattr(self, name, nnx.Linear(width, width, kernel_init=init, rngs=rngs))
@@ -31,15 +36,20 @@ class Block(nnx.Module):
         projected = (split(layer(x)) for layer in (self.query, self.key, self.value))
         return self.out(jax.nn.dot_product_attention(*projected).reshape(x.shape))
 
+    def mlp(self, x):
+        return self.mlp_out(jax.nn.gelu(self.mlp_in(x), approximate=False))
+
     def __call__(self, x):
         alpha, beta = self.multipliers[...]
+        if self.is_post:
+            x = self.attention_norm(x + alpha * self.attention(x))
+            return self.mlp_norm(x + beta * self.mlp(x))
         x = x + alpha * self.attention(self.attention_norm(x))
-        hidden = jax.nn.gelu(self.mlp_in(self.mlp_norm(x)), approximate=False)
-        return x + beta * self.mlp_out(hidden)
+        return x + beta * self.mlp(self.mlp_norm(x))
 
 
 class DeepTransformer(nnx.Module):
-    """Patches of an image as tokens, `depth` pre-norm blocks, and a head on the mean of the tokens.
+    """Patches of an image as tokens, `depth` blocks, and a head on the mean of the tokens.
 
     `patch_embed/kernel` [patch, patch, C, width]; the learned `positions` [1, patches, width]; in
     `hidden/layers`, each with a first axis [depth, ...], the kernels of `query`, `key`, `value` and
@@ -55,6 +65,7 @@ class DeepTransformer(nnx.Module):
         kernel_init: of the kernels in the blocks, one of `KERNEL_INITS`.
         multiplier: what branches are multiplied by at the start: 1; 0 for ReZero (Bachlechner et
             al. 2020, arXiv:2003.04887), here with normalization; or in between.
+        placement: where a block normalizes, one of `PLACEMENTS`.
         remat: what is computed again for gradients, which saves memory; as of `Stack`.
 
     Raises:
@@ -73,6 +84,7 @@ class DeepTransformer(nnx.Module):
         hidden,
         kernel_init,
         multiplier,
+        placement,
         remat,
         rngs,
     ):
@@ -91,7 +103,7 @@ class DeepTransformer(nnx.Module):
         normal = nnx.initializers.normal(0.02)
         self.positions = nnx.Param(normal(rngs.params(), (1, tokens, width)))
         self.hidden = Stack(
-            lambda rngs: Block(width, heads, hidden, init, multiplier, rngs),
+            lambda rngs: Block(width, heads, hidden, init, multiplier, placement, rngs),
             depth,
             rngs=rngs,
             remat=remat,

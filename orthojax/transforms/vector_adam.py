@@ -56,6 +56,11 @@ def scale_by_vector_adam(
         views = Views.of(tree, axes)
 
         def one(matrix, x):
+            if matrix.blocks > 1:
+                raise ValueError(
+                    "`scale_by_vector_adam` knows no `blocks`; put it inside `reparameterize`, "
+                    f"which hands it matrices, or give other axes than {matrix}."
+                )
             batch = matrix.batch(x.shape)
             return f(x, tuple(i for i in range(x.ndim) if i not in batch))
 
