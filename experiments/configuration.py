@@ -9,7 +9,6 @@ import re
 
 from ml_collections import ConfigDict
 
-import orthojax
 from experiments import data, low_rank, models, optimizers, parallel, tasks
 from orthojax import matrices
 
@@ -53,7 +52,8 @@ FIELDS = {
 # Fields that a configuration may leave out: runs from one trunk; runs of several seeds, and whether
 # they are trained together; the field that the figure of all arms is drawn against; the training
 # images by whose statistics the model is tested once more; measures of stacked layers; another task
-# than the usual one of the data; the learning rate of constrained parameters over that of the rest.
+# than the usual one of the data; the learning rate of constrained parameters over that of the rest;
+# a penalty of some parameters, or a cap of their singular values.
 OPTIONAL = {
     "fork_at": int,
     "seeds": tuple,
@@ -64,6 +64,9 @@ OPTIONAL = {
     "profile.kernels": str,
     "task": str,
     "constraint.lr_factor": float,
+    "penalty.name": str,
+    "penalty.weight": float,
+    "penalty.rules": tuple,
 }
 
 POSITIVE = (
@@ -158,7 +161,7 @@ def check(config):
         "model.name": models.MODELS,
         "optimizer.name": optimizers.OPTIMIZERS,
         "optimizer.schedule": optimizers.SCHEDULES,
-        "constraint.map": ("none", *orthojax.MAPS),
+        "constraint.map": ("none", *optimizers.MAPS, *optimizers.LINKS),
     }.items():
         check_name(field, values[field], list(names))
 
@@ -193,6 +196,11 @@ def check(config):
             f"optimizer.weight_decay={c.weight_decay} needs optimizer.name in "
             f"{', '.join(optimizers.DECAYING)}, got {c.name}."
         )
+    if c.name == "muon" and config.constraint.map not in ("none", "muon"):
+        raise ConfigurationError(
+            f"optimizer.name=muon is for matrices without a constraint, got "
+            f"constraint.map={config.constraint.map}; constraint.map=muon is Muon on the manifold."
+        )
     if "oialr" in config:
         _check_oialr(config)
     _check_optional(config)
@@ -226,12 +234,32 @@ def _check_optional(config):
         )
     if "task" in config:
         check_name("task", config.task, list(tasks.TASKS))
+    if "penalty" in config:
+        _check_penalty(config)
     if "profile" in config:
         if config.profile.every < 1:
             raise ConfigurationError(f"profile.every must be positive, got {config.profile.every}.")
         _check_rules("profile.kernels", [(config.profile.kernels, "free")], ["free"])
     if against := config.get("against", ""):
         check_name("against", against, list(flatten(config.to_dict())))
+
+
+def _check_penalty(config):
+    p = config.penalty
+    for field in ("name", "weight", "rules"):
+        if field not in p:
+            raise ConfigurationError(
+                f"penalty needs penalty.{field}; penalty.name=none is for no penalty."
+            )
+    check_name("penalty.name", p.name, ["none", *optimizers.PENALTIES])
+    if p.name != "none" and not p.weight > 0:
+        raise ConfigurationError(f"penalty.weight must be positive, got {p.weight}.")
+    if p.name == "spectral_cap" and config.constraint.map != "none":
+        raise ConfigurationError(
+            f"penalty.name=spectral_cap, the last link of a chain, does not go with "
+            f"constraint.map={config.constraint.map}, which would have to be so too."
+        )
+    _check_rules("penalty.rules", p.rules, ["orthogonal", "free"])
 
 
 def seeds(config):

@@ -15,14 +15,14 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
-from experiments import depth_figures, low_rank_figures, metrics
+from experiments import depth_figures, low_rank_figures, metrics, time_figures
 from experiments.drawing import COLORS, STYLE, average, curve, label_ends
 from experiments.tasks import TITLES
 
 
 def draw(runs, directory) -> list[Path]:
-    """Draws learning.png into `directory`, and, where they were measured, orthogonality.png,
-    singular_values.png, stability.png, ranks.png and profile.png.
+    """Draws learning.png into `directory`, of several arms time.png, and, where they were
+    measured, orthogonality.png, singular_values.png, stability.png, ranks.png and profile.png.
 
     `runs` is {arm: paths of its metrics.jsonl, one a seed}; curves are means over the seeds. More
     arms than there are colours are not drawn.
@@ -34,6 +34,7 @@ def draw(runs, directory) -> list[Path]:
     with plt.rc_context(STYLE):
         for name, figure in (
             ("learning", _learning(rows)),
+            ("time", time_figures.learning(rows, runs)),
             ("orthogonality", _orthogonality(rows)),
             ("singular_values", _singular_values(rows)),
             ("stability", low_rank_figures.stability(rows)),

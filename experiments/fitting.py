@@ -79,7 +79,13 @@ def _has_batch_statistics(model):
 
 
 def check_rules(config, params):
-    """Raises `ConfigurationError` if `constraint.rules` do not fit the parameters of the model."""
+    """Raises `ConfigurationError` if `constraint.rules` or `penalty.rules` do not fit the
+    parameters of the model."""
+    if "penalty" in config:
+        try:
+            evaluation.constrained(params, config.penalty.rules)
+        except ValueError as error:
+            raise configuration.ConfigurationError(f"penalty.rules: {error}") from error
     rules = config.constraint.rules
     try:
         constrained = evaluation.constrained(params, rules)

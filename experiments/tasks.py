@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from orthojax import lipschitz
+
 
 class Task(NamedTuple):
     """Pure functions of batches; `outputs` are those of the model."""
@@ -17,7 +19,7 @@ class Task(NamedTuple):
 
 
 # How the measures are written.
-FORMATS = {"loss": ".4f", "accuracy": ".2%", "mae": ".4f"}
+FORMATS = {"loss": ".4f", "accuracy": ".2%", "certified_accuracy": ".2%", "mae": ".4f"}
 
 # {what a task measures beside its loss: (title of the loss, its own title)}
 TITLES = {
@@ -49,6 +51,38 @@ def classification(dataset, label_smoothing) -> Task:
         smoothed if label_smoothing else cross_entropy,
         {"loss": cross_entropy, "accuracy": correct},
     )
+
+
+EPSILON = 36 / 255  # of certified accuracy, in pixels from 0 to 1
+_OFFSET, _TEMPERATURE = 2**0.5 / 4, 1 / 16
+
+
+def certified_classification(dataset, label_smoothing) -> Task:
+    """Classification by 1-Lipschitz logits [B, K], whose margins certify: `certified_accuracy` is
+    the part of the images whose class no change of Euclidean length 36/255 can move.
+
+    Pixels go from 0 to 1 and only their mean is subtracted: a division would change lengths. The
+    loss is t cross-entropy((f - u onehot) / t), which asks for a margin of u and is flat beyond it
+    (Prach, Lampert 2022, arXiv:2208.03160), with u = sqrt(2) / 4, t = 1/16.
+    """
+    del label_smoothing
+
+    def centred(images):
+        return images / 255.0 - jnp.asarray(dataset.mean)
+
+    def loss(logits, labels):
+        own = jax.nn.one_hot(labels, logits.shape[-1])
+        scaled = (logits - _OFFSET * own) / _TEMPERATURE
+        return _TEMPERATURE * optax.softmax_cross_entropy_with_integer_labels(scaled, labels)
+
+    def correct(logits, labels):
+        return jnp.argmax(logits, axis=-1) == labels
+
+    def certified(logits, labels):
+        return lipschitz.certified_radius(logits, labels) > EPSILON
+
+    measures = {"loss": loss, "accuracy": correct, "certified_accuracy": certified}
+    return Task(centred, loss, measures)
 
 
 def forecasting(dataset, label_smoothing) -> Task:
@@ -91,6 +125,7 @@ def likelihood(dataset, label_smoothing) -> Task:
 
 TASKS = {
     "classification": classification,
+    "certified_classification": certified_classification,
     "forecasting": forecasting,
     "tokens": tokens,
     "likelihood": likelihood,

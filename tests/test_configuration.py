@@ -243,6 +243,10 @@ def blank(name, shape, **options):
         split = Windows(arrays, marks, np.zeros(1, int), **options)
         arguments = {**options, "channels": 7, "marks": 5}
         return data.Dataset(name, "forecasting", split, split, split, arguments)
+    if "length" in options:
+        symbols = np.zeros((1, options["length"]), np.int32)
+        split, arguments = data.Split(symbols, symbols), {"vocabulary": 65, **options}
+        return data.Dataset(name, "tokens", split, None, split, arguments)
     split = data.Split(np.zeros((1, *shape), np.uint8), np.zeros(1, np.int32))
     arguments = {"image_shape": shape, "num_classes": 10}
     return data.Dataset(name, "classification", split, None, split, arguments, (0.5,), (0.2,))

@@ -58,6 +58,20 @@ def _oialr(lr=0.1):
     return orthojax.oialr(optax.sgd(lr, 0.9), delay=1, every=2)
 
 
+def _penalty(lr=0.1):
+    return optax.chain(orthojax.add_spectral_norm(0.1), optax.sgd(lr))
+
+
+def _muon(lr=0.1):
+    # Few steps: it is compiled op by op, too.
+    links = optax.trace(0.9), orthojax.orthogonalize(steps=2), optax.scale_by_learning_rate(lr)
+    return optax.chain(*links, orthojax.spectral_cap(1.1, steps=2))
+
+
+def _manifold_muon(lr=0.1):
+    return orthojax.manifold_muon(lr, steps=2)
+
+
 # Name: (learning rate -> transformation, shapes of params). A new transformation adds a row.
 TRANSFORMATIONS = {
     "cayley": (functools.partial(_reparameterize, name="cayley"), MATRICES),
@@ -73,6 +87,9 @@ TRANSFORMATIONS = {
     "links": (_links, MATRICES),
     "pogo": (_pogo, MATRICES),
     "landing": (_landing, MATRICES),
+    "penalty": (_penalty, MATRICES),
+    "muon": (_muon, MATRICES),
+    "manifold_muon": (_manifold_muon, MATRICES),
     "retract_qr": (lambda lr=0.1: orthojax.retract("qr"), MATRICES),
     "oialr": (_oialr, MODEL),
     "orthogonal": (lambda lr=0.1: orthojax.orthogonal(optax.adam(lr)), MODEL),
@@ -102,7 +119,17 @@ class Case:
         self.state = jax.jit(self.tx.init)(self.params)
 
 
-@pytest.fixture(scope="module", params=TRANSFORMATIONS)
+# The same engine or links as in other rows; by -m slow.
+ALIKE = "polar", "qr", "riemannian_gradient", "retract_qr"
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name
+        for name in TRANSFORMATIONS
+    ],
+)
 def case(request):
     return Case(request.param)
 

@@ -142,6 +142,7 @@ def test_a_run_without_kernels_to_constrain_measures_none(tmp_path):
         ("cosine", 0, [0.5 + 0.5 * np.cos(np.pi * i / 8) for i in range(8)]),
         ("warm_restarts", 4, [1.0, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5] * 2),
         ("step_decay", 3, [1.0] * 3 + [0.5] * 3 + [0.25] * 2),
+        ("tenth_decay", 3, [1.0] * 3 + [0.1] * 3 + [0.01] * 2),
     ],
 )
 def test_the_learning_rate_of_each_step(schedule, period, expected):

@@ -22,7 +22,7 @@ ARMS = {
     "Adam": ({}, 3e-3),
     "Muon": ({"optimizer": MUON}, 0.03),
     "Muon on the manifold": ({"optimizer": MUON, "constraint": {"map": "muon"}}, 0.03),
-    "Adam, SO penalty": ({"penalty": {"name": "so", "weight": 1e-2}}, 3e-3),
+    "Adam, SO penalty": ({"penalty": {"name": "so", "weight": 1e-2}}, 1e-2),
     "Muon, spectral cap": (
         {"optimizer": MUON, "penalty": {"name": "spectral_cap", "weight": 1.5}},
         0.03,
@@ -53,7 +53,6 @@ def arms(what):
 def get_config(what="compared"):
     c = ConfigDict()
     c.seed = 0
-    c.seeds = (0, 1) if what == "compared" else (0,)
     c.steps = 1170 if what == "compared" else 390
     c.batch_size = 128
     c.eval_batch_size = 1000

@@ -3,8 +3,8 @@
     dataset = data.load("mnist_5k")
     inputs, targets = data.batch(dataset.train, batch_size=128, seed=0, step=1234)
 
-`mnist_5k` comes with an installed package; the other sets are read from a tfds directory, which
-`scripts/prepare_data.py` makes. TensorFlow is not needed for either.
+`mnist_5k` comes with an installed package and `copying` is computed; the other sets are read from a
+tfds directory, which `scripts/prepare_data.py` makes. TensorFlow is not needed for either.
 """
 
 from experiments.data.batching import AUGMENTS, batch, crop_flip, eval_batches, steps_per_epoch

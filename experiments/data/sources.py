@@ -81,7 +81,8 @@ def load(name: str, data_dir: str | os.PathLike | None = None, **options) -> Dat
             `mnist_5k` needs none.
         **options: those of `options(name)`: of a series, `history` and `horizon`, the numbers of
             rows that a model sees and that it forecasts; of a text, `length`, the number of
-            characters of a window.
+            characters of a window; of `copying`, the `length` of the pause and the number of
+            `symbols`.
 
     Raises:
         ValueError: an unknown name, or a set that is prepared in a format without random access.
@@ -280,6 +281,15 @@ def _without_tfds_advice() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
+def _copying(name, data_dir, length, symbols) -> Dataset:
+    del data_dir
+    from experiments.data import copying
+
+    train, test = copying.load_copying(length, symbols)
+    arguments = {"vocabulary": copying.VOCABULARY, "length": length + 2 * symbols}
+    return Dataset(name, "tokens", train, None, test, arguments)
+
+
 class Loader(NamedTuple):
     """How a data set is made."""
 
@@ -292,5 +302,6 @@ LOADERS = {
     **dict.fromkeys(IMAGES[1:], Loader(_from_tfds)),
     **dict.fromkeys(SERIES, Loader(_series, ("history", "horizon"))),
     **dict.fromkeys(TEXTS, Loader(_text, ("length",))),
+    "copying": Loader(_copying, ("length", "symbols")),
 }
 NAMES = tuple(LOADERS)

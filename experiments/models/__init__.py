@@ -1,5 +1,5 @@
-"""Flax NNX models, by name. Ordinary ones, which know nothing of orthogonality, and `deep_*`, of
-any depth, made for the study of what a network starts from.
+"""Flax NNX models, by name. Ordinary ones, which know nothing of orthogonality; `deep_*`, of any
+depth, made for the study of what a network starts from; and `lipschitz_cnn`, all orthogonal.
 
 A model takes the inputs of its task: normalized images [B, H, W, C] float32, of which it returns
 logits [B, num_classes], or the windows of a series, of which it returns forecasts
@@ -12,21 +12,33 @@ import inspect
 from flax import nnx
 
 from experiments.models.autoformer import Autoformer
+from experiments.models.char_transformer import ATTENTIONS, CharTransformer
 from experiments.models.cnn import CNN
 from experiments.models.deep_blocks import BLOCKS, SHARINGS, DeepBlocks
 from experiments.models.deep_cnn import WEIGHTS, DeepCNN
 from experiments.models.deep_mlp import DeepMLP
-from experiments.models.deep_transformer import DeepTransformer
+from experiments.models.deep_transformer import PLACEMENTS, DeepTransformer
 from experiments.models.layers import ACTIVATIONS, ENDS_INITS, KERNEL_INITS, NORMS, SHAPINGS
+from experiments.models.lipschitz_cnn import LipschitzCNN
 from experiments.models.mlp import MLP
+from experiments.models.resnet import ResNet
+from experiments.models.rnn import CELLS, STARTS, PixelRNN, TokenRNN
+from experiments.models.vae import POSTERIORS, VAE
 from experiments.models.vit import ViT
+from orthojax.nn.convolution import CONVOLUTIONS
 from orthojax.nn.stack import REMATS
 
 MODELS = {
     "mlp": MLP,
     "cnn": CNN,
     "vit": ViT,
+    "resnet": ResNet,
+    "lipschitz_cnn": LipschitzCNN,
     "autoformer": Autoformer,
+    "token_rnn": TokenRNN,
+    "pixel_rnn": PixelRNN,
+    "char_transformer": CharTransformer,
+    "vae": VAE,
     "deep_mlp": DeepMLP,
     "deep_blocks": DeepBlocks,
     "deep_cnn": DeepCNN,
@@ -44,6 +56,12 @@ CHOICES = {
     "sharing": SHARINGS,
     "weights": WEIGHTS,
     "remat": REMATS,
+    "posterior": POSTERIORS,
+    "convolution": CONVOLUTIONS,
+    "cell": CELLS,
+    "start": STARTS,
+    "attention": ATTENTIONS,
+    "placement": PLACEMENTS,
 }
 
 

@@ -35,14 +35,29 @@ from experiments import configuration, metrics, models, results
 from experiments.configuration import ConfigurationError
 from experiments.data.sources import IMAGES
 from experiments.drawing import STYLE
-from experiments.studies import common, gradients, gram_rank, isometry, jacobian, optimality
+from experiments.studies import (
+    adapters,
+    block_gradients,
+    common,
+    density,
+    gradients,
+    gram_rank,
+    isometry,
+    jacobian,
+    optimality,
+    rotations,
+)
 
 STUDIES = {
     "isometry": isometry,
     "gram_rank": gram_rank,
     "gradients": gradients,
+    "block_gradients": block_gradients,
     "jacobian": jacobian,
     "optimality": optimality,
+    "adapters": adapters,
+    "density": density,
+    "rotations": rotations,
 }
 
 
