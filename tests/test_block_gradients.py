@@ -29,6 +29,7 @@ def small(**overrides):
     return configuration.arms(config, studies.check)
 
 
+@pytest.mark.slow
 def test_norms_are_those_of_each_block_and_training_lowers_the_loss():
     config = small(**{"model.depth": 2})["post-norm, orthogonal"]
     dataset = data.load("mnist_5k")

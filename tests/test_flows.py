@@ -190,6 +190,7 @@ def test_the_inverse_is_differentiable():
     np.testing.assert_allclose(cotangent @ dy, dz @ dz, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_flow_is_a_density_and_its_kernels_are_kept_orthogonal_by_default():
     normal = nnx.initializers.normal(1.0)
 
@@ -320,6 +321,7 @@ def test_densities_of_toys_integrate_to_one_and_fit_their_points():
         np.testing.assert_allclose(-toys.log_density(name, x, nodes=400).mean(), entropy, atol=0.08)
 
 
+@pytest.mark.slow
 def test_the_study_of_toys_measures_and_draws(tmp_path):
     config = flows_toys.get_config()
     config.update_from_flattened_dict(

@@ -219,7 +219,7 @@ def distinct(rows):
     return [row for i, row in enumerate(rows) if i == 0 or row != rows[i - 1]]
 
 
-@pytest.mark.parametrize("svd", ["in_step", "outside"])
+@pytest.mark.parametrize("svd", [pytest.param("in_step", marks=pytest.mark.slow), "outside"])
 def test_latent_training_is_factored_training(x64, svd):
     assert_alike(reference(), latent(INNER, svd, compact=0.0))
 

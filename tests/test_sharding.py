@@ -90,6 +90,7 @@ def test_distribute_gives_each_device_a_share_of_the_matrices(single, spec):
     assert flops[0] < 0.2 * flops[1]
 
 
+@pytest.mark.slow
 def test_distribute_joins_leaves_and_leaves_alone_what_is_small():
     shapes = {"a": (6, 16, 16), "b": (5, 16, 16), "few": (2, 8, 8), "small": (8, 4, 4)}
     w = {name: orthonormal(i, s).astype(np.float32) for i, (name, s) in enumerate(shapes.items())}

@@ -297,6 +297,7 @@ def test_the_manifests_for_pods_run_the_point_of_each_job(hosts, capsys):
 # The program itself.
 
 
+@pytest.mark.slow
 def test_a_real_sweep_of_two_points(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # One device.
     steps = ["--config.steps=4", "--config.eval_every=4", "--config.model.depth=2"]

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 def get_config():
     c = ConfigDict()
     c.seed = 0
-    c.seeds = (0,)
+    c.seeds = (0, 1, 2)
     c.steps = 9360  # 20 epochs of 468 batches
     c.batch_size = 128
     c.eval_batch_size = 1000
