@@ -1,6 +1,7 @@
 """Orthonormal factors of matrices: QR by Cholesky or LAPACK, and polar by products alone."""
 
 import functools
+import math
 from typing import Literal
 
 import jax
@@ -82,17 +83,27 @@ def _minimax(low, high):
     return a, b, c
 
 
+_SAFE = 1.01
+
+
 @functools.lru_cache
 def quintic_schedule(lower: float, steps: int) -> tuple[tuple[float, float, float], ...]:
     """Coefficients of quintic steps a X + b X(X'X) + c X(X'X)^2 that bring singular values from
     [lower, 1] to 1 as fast as any of their number do, each the best on what the one before leaves:
-    Polar Express (Amsel, Persson, Musco, Gower 2025, arXiv:2505.16932)."""
+    Polar Express (Amsel, Persson, Musco, Gower 2025, arXiv:2505.16932).
+
+    But for steps of X / 1.01 while singular values reach beyond 1.2: at the upper end a step has a
+    slope of 13, and rounding would grow by it from step to step, out of the range that the steps
+    are made for.
+    """
     low, high, schedule = lower, 1.0, []
-    for _ in range(steps):
-        schedule.append(_minimax(low, high))
-        a, b, c = schedule[-1]
-        low = a * low + b * low**3 + c * low**5
-        high = 2 - low
+    for i in range(steps):
+        a, b, c = _minimax(low, high)
+        safe = _SAFE if i == 0 or high > 1.2 else 1.0
+        a, b, c = a / safe, b / safe**3, c / safe**5
+        schedule.append((a, b, c))
+        p = lambda x, a=a, b=b, c=c: a * x + b * x**3 + c * x**5
+        low, high = p(low), 2 - p(safe * low)
     return tuple(schedule)
 
 
@@ -203,11 +214,27 @@ def _(primals, tangents):
     return w, dw + matmul(matmul(normal, v) / s[..., None, :], v.mT)
 
 
+def _segments(schedule):
+    """Steps in a row that X'X may take without a look at X itself.
+
+    Small eigenvalues, and by rounding some of them are negative, grow by a^2 a step: beyond some
+    hundred they would be wrong, and where X lacks rank grow without bound.
+    """
+    segments, growth = [], math.inf
+    for step in schedule:
+        if growth > 500:
+            segments.append([])
+            growth = 1.0
+        segments[-1].append(step)
+        growth *= step[0] ** 2
+    return segments
+
+
 def polar_express(x: jax.Array, steps: int = 8, by_gram: bool | None = None) -> jax.Array:
     """Nearly the polar factor U V' of `x` [..., n, p] = U S V', in a fixed number of products: for
     updates, which need no exact one.
 
-    Singular values from 10^(-steps/2) of the largest on come near 1 (within 5e-3 for 5 steps, 2e-5
+    Singular values from 10^(-steps/2) of the largest on come near 1 (within 5e-3 for 5 steps, 3e-5
     for 8); smaller ones grow by about 10^(steps/2). The best quintic steps for this range
     (`quintic_schedule`), after division by the Schatten norm of order 8, |(X'X)^2|_F^{1/4}, which
     the first step has at hand and which is nearer to the largest singular value than what is
@@ -216,8 +243,8 @@ def polar_express(x: jax.Array, steps: int = 8, by_gram: bool | None = None) -> 
     Args:
       x: float32 or float64; of any scale, a matrix of zeros stays one.
       steps: of 2 products n p^2 and one p^3 each.
-      by_gram: whether to step X'X, 4 products p^3 a step, and X twice only; None: where n >= 2p
-        and that is less. Singular values below 1e-3 of the largest suffer in float32.
+      by_gram: whether to step X'X, 4 products p^3 a step, and X once in two or three steps only;
+        None: where n >= 2p.
 
     >>> import jax.numpy as jnp
     >>> polar_express(jnp.diag(jnp.array([1.0, -0.1]))).round(3)
@@ -237,10 +264,8 @@ def polar_express(x: jax.Array, steps: int = 8, by_gram: bool | None = None) -> 
         a, b, c = coefficients
         return a * eye + b * k + c * k2
 
-    # The first steps lose most of the small singular values' digits: X itself goes through them.
-    segments = (schedule[:2], schedule[2:]) if by_gram else [(step,) for step in schedule]
     scale = None
-    for segment in filter(None, segments):
+    for segment in _segments(schedule) if by_gram else [(step,) for step in schedule]:
         k, factor = gram(x, x), None
         for i, (a, b, c) in enumerate(segment):
             k2 = matmul(k, k)

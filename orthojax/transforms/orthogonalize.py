@@ -79,9 +79,8 @@ def orthogonalize(
     time of one product of n x p by p x p:
 
                              512 x 512                 512 x 128
-        polar_express, 8     .69 to 1.00  .006  23 u   .996 to 1.006  .0005  7 u
-        polar_express, 6     .06 to 1.00  .026         .999 to 1.001  .0006
-        polar_express, 5     .02 to 1.00  .044  13 u   .996 to 1.004  .003   4 u
+        polar_express, 8     .80 to 1.00  .004  23 u   1.000 to 1.000 2e-5   9 u
+        polar_express, 5     .02 to 1.00  .040  13 u   .995 to 1.005  .003   5 u
         newton_schulz, 5     .00 to 1.20  .191  14 u   .682 to 1.134  .22    6 u
 
     The smallest singular value of a square Gaussian matrix is near 0, and stays the farther from 1.
