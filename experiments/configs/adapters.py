@@ -10,7 +10,18 @@ arXiv:2311.06243), Householder reflections (Yuan et al. 2024, arXiv:2405.17484),
 1,024 inputs, against training all of them or the new head alone. Each arm has the best of three
 learning rates by validation images.
 
-Not yet run at full size.
+Time: 25 minutes on one core, for three seeds about twice that.
+Result (seed 0): parameters trained, test accuracy, largest change of hyperspherical energy:
+
+head alone     645   72.3 %            oft 4       2,829   77.9 %   below 1e-7
+lora_xs 8      837   73.3 %   .009     oft 16     11,565   81.8 %
+lora_xs 32   3,717   79.5 %   .020     boft 4      5,013   79.5 %
+lora 1       2,325   77.6 %   .0006    boft 8     10,837   82.0 %
+lora 4       7,365   81.7 %   .0015    hra 2       3,557   78.4 %
+all        155,429   83.6 %   .005     hra 8      12,293   82.2 %
+
+With as many numbers all adapters are about as good; those that turn all neurons together leave the
+energy as it was.
 """
 
 from ml_collections import ConfigDict

@@ -18,7 +18,7 @@ CELLS = {
 
 def get_config():
     c = mnist_pixels.get_config()
-    c.steps = 1872  # 4 epochs of 468 batches
+    c.steps = 468  # 1 epoch
     c.model.pool = 2
     c.optimizer.update({"name": "adam", "lr": 1e-3, "b2": 0.999, "schedule": "cosine"})
     c.optimizer.clip_norm = 1.0

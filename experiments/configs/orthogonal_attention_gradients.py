@@ -6,6 +6,22 @@ value and output kernels: at the start, and after 50 steps of Adam under the con
 
 Pre-norm blocks, and post-norm ones, whose gradients at the start are larger near the output (Xiong
 et al. 2020, arXiv:2002.04745).
+
+Time: 13 minutes on one core.
+Result, log |grad| of the last block less that of the first, two seeds:
+
+                                       depth 6         24             96
+post-norm, free, at the start          -0.15 ± 0.13    -0.23 ± 0.69   0.64 ± 0.65
+post-norm, orthogonal, at the start    -0.27 ± 0.04    -0.65 ± 0.03   -2.00 ± 1.10
+pre-norm, free, at the start           -0.61 ± 0.14    -1.52 ± 0.07   -2.44 ± 0.04
+pre-norm, orthogonal, at the start     -0.69 ± 0.17    -1.61 ± 0.46   -2.21 ± 0.24
+post-norm, free, after 50 steps        0.69 ± 0.56     4.23 ± 3.00    21.12 ± 0.38
+post-norm, orthogonal, after 50 steps  0.64 ± 0.13     5.57 ± 0.18    17.41 ± 3.31
+pre-norm, free, after 50 steps         -0.32 ± 0.38    -1.27 ± 0.62   -2.16 ± 1.38
+pre-norm, orthogonal, after 50 steps   -0.33 ± 0.16    -0.88 ± 0.14   -1.50 ± 0.45
+
+Where the normalization is decides. Orthogonal attention kernels change little, and do not save deep
+post-norm transformers, whose first blocks learn nothing any more after 50 steps.
 """
 
 from ml_collections import ConfigDict

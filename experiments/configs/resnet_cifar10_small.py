@@ -3,7 +3,7 @@
   python scripts/prepare_data.py --dataset=cifar10
   python experiments/run.py --config=experiments/configs/resnet_cifar10_small.py
 
-Two epochs with half a cosine, all with the same learning rate.
+One epoch with half a cosine, all with the same learning rate.
 """
 
 from experiments.configs import resnet18_cifar10
@@ -12,9 +12,9 @@ from experiments.configs import resnet18_cifar10
 def get_config():
     c = resnet18_cifar10.get_config()
     epoch = resnet18_cifar10.EPOCH
-    c.steps = 2 * epoch
+    c.steps = epoch
     c.log_every = 30
-    c.eval_every = epoch
+    c.eval_every = 130
     c.checkpoint_every = epoch
     c.model.channels = (16, 32, 64)
     c.model.depth = 1

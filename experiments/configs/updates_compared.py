@@ -9,7 +9,14 @@ Jordan et al. 2024 (kellerjordan.github.io/posts/muon); Bernstein 2025
 (thinkingmachines.ai/blog/modular-manifolds); Bansal, Chen, Wang 2018 (arXiv:1810.09102); Newhouse
 et al. 2025 (arXiv:2507.13338). All start from the same orthogonal kernels. Biases and the head are
 Adam's at 3e-3; the second command, 1 epoch of each arm at three learning rates of its kernels, is
-how these were chosen. The figures time.png and singular_values.png are the point.
+how these were chosen: by the mean training loss of the last 90 steps. The figures time.png and
+singular_values.png are the point.
+
+Time: 12 minutes on one busy core, after 13 for the second command.
+Result (seed 0, 3 epochs), test accuracy and the range of singular values at the end: Muon 75.8 %,
+.71 to 6.9; Muon with a cap of 1.5 74.3 %, .58 to 1.5; Muon on the manifold 66.9 %, 1; Adam 63.7 %,
+.66 to 6.7; Adam with the penalty 58.8 %, .96 to 1.2. Both ways to keep kernels near the manifold
+cost accuracy in this network without normalization, a cap of 1.5 little.
 """
 
 from ml_collections import ConfigDict

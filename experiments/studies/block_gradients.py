@@ -176,7 +176,7 @@ def _draw(arms, rows, depths, stages):
                 if own:
                     norms = [row["log_norms"] for row in own]
                     common.band(axes, np.arange(1, depth + 1), norms, str(depth), shade)
-            axes.set(title=f"{arm}, {_stage(step)}" if arm else _stage(step))
+            axes.set(title=f"{arm},\n{_stage(step)}" if arm else _stage(step))
             axes.set_xscale("log")
             label_ends(axes)
         row_of_panels[0].set_ylabel(r"$\log\,|\nabla W_l|$")
