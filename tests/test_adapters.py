@@ -330,6 +330,7 @@ def small(**study):
     return c
 
 
+@pytest.mark.slow
 def test_the_study_adapts_to_the_other_half(tmp_path):
     studies.run(small(), tmp_path)
     with (tmp_path / "results.csv").open() as file:

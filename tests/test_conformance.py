@@ -120,7 +120,10 @@ class Case:
 
 
 # The same engine or links as in other rows; by -m slow.
-ALIKE = "polar", "qr", "riemannian_gradient", "retract_qr"
+ALIKE = {
+    *("exponential", "householder", "polar", "qr"),
+    *("riemannian_gradient", "retract_qr", "landing"),
+}
 
 
 @pytest.fixture(

@@ -71,6 +71,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(undisturbed, tmp_path, monk
     assert status(tmp_path)["seconds"] >= 0
 
 
+@pytest.mark.slow
 def test_a_full_disk_and_a_directory_that_cannot_be_are_one_line_and_lose_nothing(tmp_path):
     process = start(tmp_path, before=("bash", "-c", 'ulimit -f 3 && exec "$@"', "files of 3 KiB"))
     output = process.communicate(timeout=120)[0]

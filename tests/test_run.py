@@ -169,7 +169,7 @@ def test_a_diverging_run_names_the_steps_and_keeps_no_bad_checkpoint(tmp_path, n
 def test_a_run_that_diverges_late_keeps_its_last_finite_checkpoint(tmp_path, monkeypatch):
     schedule = optimizers.make_schedule
     monkeypatch.setattr(
-        training,
+        optimizers,
         "make_schedule",
         lambda *args: lambda step: jnp.where(step == 7, jnp.inf, schedule(*args)(step)),
     )

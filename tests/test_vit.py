@@ -119,6 +119,7 @@ def vit_run(**overrides):
     return arm
 
 
+@pytest.mark.slow
 def test_a_resumed_run_draws_the_same_dropout(tmp_path, one_device):
     whole = run.train(vit_run(), tmp_path / "whole")
     run.train(vit_run(steps=2), tmp_path / "parts")
