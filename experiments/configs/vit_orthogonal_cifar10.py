@@ -5,7 +5,7 @@ the unconstrained one.
   python experiments/run.py --config=experiments/configs/vit_orthogonal_cifar10.py
 
 Queries, keys and values of all heads are one kernel [width, 3 * width], which the rule sees as
-three square matrices. The size is that of oialr_cifar10_minivit_small, for a quarter of the epochs.
+three square matrices. The size is that of oialr_cifar10_minivit_small, for one epoch.
 """
 
 from experiments.configs import oialr_cifar10_minivit_small
@@ -17,11 +17,11 @@ def get_config():
     del c.oialr
     del c.fork_at
     c.seeds = (0,)
-    c.steps = 1170  # 3 epochs of 390 batches
-    c.eval_every = 390
-    c.checkpoint_every = 1170
+    c.steps = 390  # 1 epoch
+    c.eval_every = 130
+    c.checkpoint_every = 390
     c.checkpoints_kept = 1
-    c.optimizer.warmup_steps = 195
+    c.optimizer.warmup_steps = 39
     c.constraint = {
         "map": "none",
         "rebase_every": 100,
