@@ -4,6 +4,11 @@
   python experiments/run.py --config=experiments/configs/resnet_cifar10_small.py
 
 One epoch with half a cosine, all with the same learning rate.
+
+Time: 10 minutes on one core; steps of all arms take as long, to the noise of a busy machine (0.33 to
+0.40 s).
+Result (seed 0, one epoch), test accuracy: polar 55.6 %, POGO 53.3 %, landing 52.5 %, no constraint
+52.6 %.
 """
 
 from experiments.configs import resnet18_cifar10

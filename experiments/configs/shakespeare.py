@@ -7,6 +7,11 @@ with attention of bounded logits (`orthojax.nn.BoundedAttention`), against the u
 Size and batch are those of nanoGPT for a laptop (github.com/karpathy/nanoGPT, README), with half as
 many steps; there 1.88 nats a character on the last tenth of the text, of which here the first half
 is for validation and the second for testing.
+
+Time: 8 minutes on one core.
+Result (seed 0, 1,000 steps, the learning rate of the free arm for all), nats a character of the
+test and, in brackets, the validation text: bounded logits 1.905 (1.845), orthogonal 1.930 (1.886),
+free 1.950 (1.908), query-key norm 1.955 (1.904).
 """
 
 from ml_collections import ConfigDict
