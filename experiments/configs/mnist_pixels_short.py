@@ -5,6 +5,10 @@
 
 The LSTM has as many recurrent parameters as the orthogonal network, "vanilla" (tanh, from an
 orthogonal kernel, without constraint) its width.
+
+Time: 2 minutes an arm on one core.
+Result (seed 0, one epoch), test accuracy, rows and permuted: orthogonal 90.9 and 89.1 %, LSTM 51.2
+and 54.0 %. "vanilla" has not been run.
 """
 
 from experiments.configs import mnist_pixels
