@@ -6,6 +6,9 @@ the unconstrained one.
 
 Queries, keys and values of all heads are one kernel [width, 3 * width], which the rule sees as
 three square matrices. The size is that of oialr_cifar10_minivit_small, for one epoch.
+
+Time: 6 minutes on one core.
+Result (seed 0, one epoch), test accuracy: orthogonal 45.6 %, free 45.5 %.
 """
 
 from experiments.configs import oialr_cifar10_minivit_small
