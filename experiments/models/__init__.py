@@ -14,14 +14,17 @@ from flax import nnx
 from experiments.models.autoformer import Autoformer
 from experiments.models.char_transformer import ATTENTIONS, CharTransformer
 from experiments.models.cnn import CNN
+from experiments.models.convnext import ConvNeXt
 from experiments.models.deep_blocks import BLOCKS, SHARINGS, DeepBlocks
 from experiments.models.deep_cnn import WEIGHTS, DeepCNN
 from experiments.models.deep_mlp import DeepMLP
 from experiments.models.deep_transformer import PLACEMENTS, DeepTransformer
 from experiments.models.layers import ACTIVATIONS, ENDS_INITS, KERNEL_INITS, NORMS, SHAPINGS
 from experiments.models.lipschitz_cnn import LipschitzCNN
+from experiments.models.lstm import RowLSTM, TokenLSTM
+from experiments.models.mixer import Mixer
 from experiments.models.mlp import MLP
-from experiments.models.resnet import ResNet
+from experiments.models.resnet import STEMS, ImageNetResNet, ResNet
 from experiments.models.rnn import CELLS, STARTS, PixelRNN, TokenRNN
 from experiments.models.vae import POSTERIORS, VAE
 from experiments.models.vit import ViT
@@ -33,10 +36,15 @@ MODELS = {
     "cnn": CNN,
     "vit": ViT,
     "resnet": ResNet,
+    "imagenet_resnet": ImageNetResNet,
+    "convnext": ConvNeXt,
+    "mixer": Mixer,
     "lipschitz_cnn": LipschitzCNN,
     "autoformer": Autoformer,
     "token_rnn": TokenRNN,
     "pixel_rnn": PixelRNN,
+    "token_lstm": TokenLSTM,
+    "row_lstm": RowLSTM,
     "char_transformer": CharTransformer,
     "vae": VAE,
     "deep_mlp": DeepMLP,
@@ -62,6 +70,7 @@ CHOICES = {
     "start": STARTS,
     "attention": ATTENTIONS,
     "placement": PLACEMENTS,
+    "stem": STEMS,
 }
 
 

@@ -75,6 +75,14 @@ def tailored(shaping, activation, depth):
     return shape(function, depth).apply(function)
 
 
+def drop_path(rate, ndim, rngs):
+    """Dropout of whole branches [B, ...] with `ndim` axes, for each example by itself (stochastic
+    depth: Huang et al. 2016, arXiv:1603.09382); none, without random numbers, at rate 0."""
+    if not rate:
+        return identity
+    return nnx.Dropout(rate, broadcast_dims=tuple(range(1, ndim)), rngs=rngs)
+
+
 def init_for(kernel_init, activation):
     """The initializer of kernels before an activation, both by name."""
     gain = XAVIER_GAINS.get(activation, 1.0)
