@@ -22,7 +22,7 @@ def test_reparameterize_equals_training_theta_directly(x64, name, shape):
     loss = lambda w: jnp.sum((w - target) ** 2)
     tx, inner = orthojax.reparameterize(optax.adam(1e-1), name), optax.adam(1e-1)
     params = {"kernel": jnp.asarray(orthonormal(0, shape))}
-    base, theta = p.init(params["kernel"])
+    base, theta = jax.jit(p.init)(params["kernel"])
 
     @jax.jit
     def latent(carry, _):
@@ -41,7 +41,7 @@ def test_reparameterize_equals_training_theta_directly(x64, name, shape):
 
     (params, _), _ = jax.lax.scan(latent, (params, jax.jit(tx.init)(params)), length=20)
     (theta, _), _ = jax.lax.scan(direct, (theta, inner.init(theta)), length=20)
-    np.testing.assert_allclose(params["kernel"], p.forward(base, theta), atol=1e-10)
+    np.testing.assert_allclose(params["kernel"], jax.jit(p.forward)(base, theta), atol=1e-10)
 
 
 @pytest.mark.parametrize("name", RETRACTIONS)
@@ -66,7 +66,7 @@ def test_the_two_links_with_sgd_are_the_same_riemannian_descent(x64, name, shape
 
 
 @every_map
-@pytest.mark.parametrize("rebase_every", [None, 1, 10])
+@pytest.mark.parametrize("rebase_every", [None, 1, pytest.param(10, marks=pytest.mark.slow)])
 def test_the_orthogonality_error_does_not_grow_with_steps_in_float32(name, rebase_every):
     target = gaussian(1, (12, 8), np.float32)
     params = jnp.asarray(orthonormal(0, (12, 8), np.float32))
@@ -93,9 +93,8 @@ def test_the_orthogonality_error_does_not_grow_with_steps_in_float32(name, rebas
 
 
 @every_map
-@pytest.mark.parametrize("rebase_every", [None, 7])
-def test_a_run_traces_its_step_once(name, rebase_every):
-    tx = orthojax.reparameterize(optax.adam(1e-2), name, rebase_every)
+def test_a_run_traces_its_step_once(name):
+    tx = orthojax.reparameterize(optax.adam(1e-2), name, rebase_every=7)
     params = {"a": jnp.eye(4), "b": jnp.eye(6, 3)}
     state, traces = jax.jit(tx.init)(params), 0
 
