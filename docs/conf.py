@@ -36,7 +36,8 @@ nitpicky = True
 # Links to other packages would need their inventories, from the network, at every build.
 nitpick_ignore_regex = [
     (r"py:.*", r"(jax|Array|optax|chex|flax|nnx|numpy|np|collections|typing|pathlib)\b.*"),
-    (r"py:.*", r"(optional|callable|Callable|Sequence|Any|NoneType|ArrayLike|DTypeLike)"),
+    (r"py:.*", r"(optional|callable|Callable|Sequence|Any|NoneType|ArrayLike|DTypeLike|ArrayTree)"),
+    (r"py:.*", r"tuple\[int"),  # Of a type that is split at its comma.
     (r"py:.*", r"(orthojax\.)?([a-z_.]+\.)?(Rules|Bases|Rule|Initial|Initializer|Activation)"),
 ]
 

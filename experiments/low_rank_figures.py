@@ -24,29 +24,71 @@ def mark(axes, shown):
             axes.axvline(step, color=color, ls=":", lw=1.2)
 
 
+def _in_panels(arms):
+    """{panel: {line: arm}} of arms called "<line>, <panel>", each line in each panel; otherwise all
+    in one panel, "".
+
+    >>> _in_panels(["ViT, cosine", "ViT, constant", "LSTM, cosine", "LSTM, constant"])["cosine"]
+    {'ViT': 'ViT, cosine', 'LSTM': 'LSTM, cosine'}
+    >>> _in_panels(["dense", "OIALR"])
+    {'': {'dense': 'dense', 'OIALR': 'OIALR'}}
+    """
+    panels = {}
+    for arm in arms:
+        line, _, panel = arm.rpartition(", ")
+        panels.setdefault(panel, {})[line] = arm
+    lines = list(map(set, panels.values()))
+    if min(len(panels), len(lines[0])) > 1 and all(own == lines[0] for own in lines):
+        return panels
+    return {"": {arm: arm for arm in arms}}
+
+
 def stability(runs):
-    """Mean stability of the bases against the step, with the range over the kernels, and the
-    learning rate below; {arm: rows} -> figure, None if it was not measured."""
+    """Mean stability of the bases against the step, with the range over the kernels of few arms,
+    and the learning rate below; a panel for each <panel> of arms called "<line>, <panel>".
+
+    {arm: rows} -> figure, None if it was not measured.
+    """
     shown = {arm: rows for arm, rows in runs.items() if any("basis_stability" in r for r in rows)}
     if not shown:
         return None
-    figure, (upper, lower) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, height_ratios=(3, 1))
-    for (arm, rows), color in zip(shown.items(), itertools.cycle(COLORS), strict=False):
-        measured = [r for r in rows if "basis_stability" in r]
-        steps = [r["step"] for r in measured]
-        values = [list(r["basis_stability"].values()) for r in measured]  # A trunk may have more.
-        ends = list(map(min, values)), list(map(max, values))
-        upper.fill_between(steps, *ends, color=color, alpha=0.12, lw=0)
-        upper.plot(steps, list(map(np.mean, values)), color=color, label=arm)
-        lower.plot(*curve(rows, "learning_rate"), color=color, lw=1.2)
-    between = np.diff(steps)[0] if len(steps) > 1 else steps[0]
-    upper.set(
-        title=f"Stability of the singular bases, states {between:g} steps apart",
-        ylabel="mean and range over kernels",
+    panels = _in_panels(shown)
+    figure, grid = plt.subplots(
+        2,
+        len(panels),
+        figsize=(2.4 + 4.6 * len(panels), 5),
+        sharex="col",
+        sharey="row",
+        height_ratios=(3, 1),
+        squeeze=False,
     )
-    lower.set(ylabel="learning rate", xlabel="step")
-    mark(upper, shown)
-    label_ends(upper)
+    for (panel, arms), (upper, lower) in zip(panels.items(), grid.T, strict=True):
+        for (line, arm), color in zip(arms.items(), itertools.cycle(COLORS), strict=False):
+            rows = shown[arm]
+            measured = [r for r in rows if "basis_stability" in r]
+            steps = [r["step"] for r in measured]
+            values = [
+                list(r["basis_stability"].values()) for r in measured
+            ]  # A trunk may have more.
+            if len(arms) <= 4:
+                ends = list(map(min, values)), list(map(max, values))
+                upper.fill_between(steps, *ends, color=color, alpha=0.12, lw=0)
+            upper.plot(steps, list(map(np.mean, values)), color=color, label=line)
+            lower.plot(*curve(rows, "learning_rate"), color=color, lw=1.2)
+        lower.set(xlabel="step")
+        upper.set(title=panel)
+        mark(upper, {line: shown[arm] for line, arm in arms.items()})
+    between = np.diff(steps)[0] if len(steps) > 1 else steps[0]
+    title = f"Stability of the singular bases, states {between:g} steps apart"
+    if len(panels) > 1:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    else:
+        grid[0, 0].set(title=title)
+    ranged = "mean and range over kernels" if len(arms) <= 4 else "mean over kernels"
+    grid[0, 0].set(ylabel=ranged)
+    grid[1, 0].set(ylabel="learning rate")
+    for upper in grid[0]:
+        label_ends(upper)
     return figure
 
 

@@ -16,8 +16,6 @@ import orthojax
 import orthojax.nn
 from orthojax import examples
 
-pytestmark = pytest.mark.slow  # A minute of CPU time.
-
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.ipynb"))
@@ -54,6 +52,7 @@ def text_of(path):
     return path.read_text()
 
 
+@pytest.mark.slow  # The build of the site runs them too.
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
 def test_every_tutorial_runs(path):
     matplotlib.use("Agg")
@@ -77,7 +76,7 @@ def test_no_tutorial_carries_outputs(path):
 @pytest.mark.parametrize("path", [*HOWTO, DOCS / "index.md"], ids=lambda p: p.stem)
 def test_the_python_of_a_page_runs(path, tmp_path):
     if path.stem == "equinox" and importlib.util.find_spec("equinox") is None:
-        pytest.skip("Equinox is in no extra.")
+        pytest.skip("Equinox comes with the extra `docs`.")
     names = {"directory": tmp_path}
     if path.stem in ("index", "migrating"):  # The reader's own.
         names["params"] = {"layer": {"kernel": jnp.eye(4)}, "hidden_0": {"kernel": jnp.eye(4)}}
@@ -91,6 +90,7 @@ def test_the_python_of_a_page_runs(path, tmp_path):
         assert orthojax.orthogonality_error(trained["hidden_0"]["kernel"]) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_tour_visits_every_stop(capsys, monkeypatch):
     monkeypatch.setattr(orthojax, "MAPS", {"qr": orthojax.qr})
     examples.main(["--steps=3"])

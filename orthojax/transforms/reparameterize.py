@@ -81,7 +81,7 @@ def reparameterize(
 
     Raises:
       ValueError: where params are missing, a leaf is not known to be a matrix, or an argument is
-      out of range.
+        out of range.
 
     >>> import jax, jax.numpy as jnp, optax, orthojax
     >>> params = {"kernel": jax.nn.initializers.orthogonal()(jax.random.key(0), (5, 3))}
