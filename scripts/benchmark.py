@@ -13,8 +13,9 @@ last one of what the library is held to; `--output` gets them as report.md, with
 
 Groups: maps (value and gradient), steps (gradient of W in, new W out, jitted, donated), bfloat16
 (the same with weights in it), pca (POGO's own size), batch (against the number of matrices),
-polar (factor of updates), accuracy, law (one-step errors), network (training step), leaves
-(against the number of equal leaves), devices (sharded).
+polar (factor of updates), updates (Muon and its kin, penalties), rotations (3 x 3), accuracy, law
+(one-step errors), network (training step), leaves (against the number of equal leaves), devices
+(sharded).
 """
 
 import argparse
@@ -50,12 +51,13 @@ from benchmarks import (
     torch_peers,
     torch_steps,
     training,
+    updates,
 )
 
 # In the order of the report.
 ALL_GROUPS = (
     *("maps", "steps", "bfloat16", "pca", "batch"),
-    *("polar", "accuracy", "law", "network", "leaves", "devices"),
+    *("polar", "updates", "rotations", "accuracy", "law", "network", "leaves", "devices"),
 )
 
 
@@ -76,6 +78,8 @@ class Plan(NamedTuple):
     batches: tuple[int, ...] = (1, 16, 256, 1024, 4096)
     batch_n: int = 16
     polar: tuple[tuple[int, int], ...] = ((512, 512), (2048, 512))
+    updates: tuple[tuple[int, int], ...] = ((512, 512), (1024, 64))
+    rotations: int = 4096
     accuracy_n: int = 256
     network: tuple[int, int, int] = (1024, 8, 8192)  # width, layers, batch
     leaves: tuple[int, ...] = (1, 10, 100)
@@ -96,6 +100,7 @@ QUICK = Plan(
     bfloat16=(),
     batches=(1, 256),
     pca=(500, 375),
+    updates=((1024, 64),),
     accuracy_n=64,
     network=(512, 8, 4096),
     leaf_n=64,
@@ -153,6 +158,11 @@ def measured(group: str, plan: Plan, with_torch: bool) -> list[dict]:
     elif group == "polar":
         for shape in plan.polar:
             add(shape, polar_factor.cases(shape))
+    elif group == "updates":
+        for shape in plan.updates:
+            add(shape, updates.cases(shape))
+    elif group == "rotations":
+        add((plan.rotations, 3, 3), updates.rotations(plan.rotations))
     elif group == "accuracy":
         rows = accuracy.exponentials(plan.accuracy_n, with_torch)
     elif group == "law":

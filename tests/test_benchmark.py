@@ -129,6 +129,15 @@ def test_a_run_has_every_case_of_its_groups_and_none_fails(record):
             assert row["compile_seconds"] > 0
 
 
+@pytest.mark.slow
+def test_updates_and_rotations_are_measured():
+    plan = TINY._replace(updates=((6, 4),), rotations=4)
+    record = benchmark.run(plan, ("updates", "rotations"), with_torch=False, log=lambda line: None)
+    assert not [row for row in record["rows"] if "error" in row or "skipped" in row]
+    methods = {row["method"] for row in record["rows"]}
+    assert {"manifold muon", "muon", "spectral cap", "nearest"} <= methods
+
+
 def test_the_report_is_written_drawn_and_read_again(record, tmp_path):
     paths = report.write(record, tmp_path) + figures.draw(record["rows"], tmp_path)
     names = {path.name for path in paths}
