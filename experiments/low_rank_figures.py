@@ -44,8 +44,9 @@ def _in_panels(arms):
 
 
 def stability(runs):
-    """Mean stability of the bases against the step, with the range over the kernels of few arms,
-    and the learning rate below; a panel for each <panel> of arms called "<line>, <panel>".
+    """How far bases turn, 1 - their stability, against the step: the mean over the kernels, with
+    its range for few arms, and the learning rate below; a panel for each <panel> of arms called
+    "<line>, <panel>".
 
     {arm: rows} -> figure, None if it was not measured.
     """
@@ -67,19 +68,19 @@ def stability(runs):
             rows = shown[arm]
             measured = [r for r in rows if "basis_stability" in r]
             steps = [r["step"] for r in measured]
-            values = [
-                list(r["basis_stability"].values()) for r in measured
-            ]  # A trunk may have more.
+            # A trunk may have more kernels. Below 1e-6 there is nothing but rounding.
+            turned = [1 - np.array(list(r["basis_stability"].values())) for r in measured]
+            values = [np.maximum(own, 1e-6) for own in turned]
             if len(arms) <= 4:
-                ends = list(map(min, values)), list(map(max, values))
+                ends = list(map(np.min, values)), list(map(np.max, values))
                 upper.fill_between(steps, *ends, color=color, alpha=0.12, lw=0)
             upper.plot(steps, list(map(np.mean, values)), color=color, label=line)
             lower.plot(*curve(rows, "learning_rate"), color=color, lw=1.2)
         lower.set(xlabel="step")
-        upper.set(title=panel)
+        upper.set(title=panel, yscale="log")
         mark(upper, {line: shown[arm] for line, arm in arms.items()})
     between = np.diff(steps)[0] if len(steps) > 1 else steps[0]
-    title = f"Stability of the singular bases, states {between:g} steps apart"
+    title = f"How far singular bases turn: 1 - stability, states {between:g} steps apart"
     if len(panels) > 1:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     else:

@@ -156,14 +156,16 @@ def test_stability_and_ranks_are_drawn_where_they_were_logged(low_rank_arms, tmp
     assert [p.name for p in figures.draw(dense, tmp_path)] == ["learning.png", "stability.png"]
 
 
-def test_stability_is_the_mean_over_the_kernels_with_a_mark_where_the_rank_fell(low_rank_arms):
+def test_the_turn_of_bases_is_the_mean_over_the_kernels_with_a_mark_where_the_rank_fell(
+    low_rank_arms,
+):
     rows = {arm: metrics.read(*paths)[1] for arm, paths in low_rank_arms.items()}
     figure = low_rank_figures.stability(rows)
     upper, lower = figure.axes
     curves = [line for line in upper.lines if line.get_linestyle() == "-"]
     assert [line.get_label() for line in curves] == ["dense", "once", "often"]
     for line in curves:
-        np.testing.assert_allclose(line.get_xydata(), [(0, 0.6), (10, 0.7), (20, 0.8)])
+        np.testing.assert_allclose(line.get_xydata(), [(0, 0.4), (10, 0.3), (20, 0.2)])
     marks = [line for line in upper.lines if line.get_linestyle() == ":"]
     assert [(mark.get_xdata()[0], mark.get_color()) for mark in marks] == [
         (10, curve.get_color()) for curve in curves[1:]
