@@ -53,7 +53,7 @@ FIELDS = {
 # they are trained together; the field that the figure of all arms is drawn against; the training
 # images by whose statistics the model is tested once more; measures of stacked layers; another task
 # than the usual one of the data; the learning rate of constrained parameters over that of the rest;
-# a penalty of some parameters, or a cap of their singular values.
+# a penalty of some parameters, or a cap of their singular values; the alpha of mixup, 0 for none.
 OPTIONAL = {
     "fork_at": int,
     "seeds": tuple,
@@ -63,6 +63,7 @@ OPTIONAL = {
     "profile.every": int,
     "profile.kernels": str,
     "task": str,
+    "data.mixup": float,
     "constraint.lr_factor": float,
     "penalty.name": str,
     "penalty.weight": float,
@@ -228,6 +229,8 @@ def _check_optional(config):
             raise ConfigurationError("vmap_seeds needs seeds, e.g. (0, 1, 2).")
     if config.get("population", 0) < 0:
         raise ConfigurationError(f"population must not be negative, got {config.population}.")
+    if not config.data.get("mixup", 0.0) >= 0:
+        raise ConfigurationError(f"data.mixup must not be negative, got {config.data.mixup}.")
     if not config.constraint.get("lr_factor", 1.0) > 0:
         raise ConfigurationError(
             f"constraint.lr_factor must be positive, got {config.constraint.lr_factor}."

@@ -41,6 +41,7 @@ def load_data(config) -> data.Dataset:
     task = tasks.name_of(config, dataset)
     for field, value, off, fits in (
         ("data.augment", c.augment, "none", "image_shape" in dataset.model_arguments),
+        ("data.mixup", c.get("mixup", 0.0), 0.0, task == "classification"),
         ("label_smoothing", config.label_smoothing, 0.0, task == "classification"),
     ):
         if value != off and not fits:
@@ -48,7 +49,24 @@ def load_data(config) -> data.Dataset:
                 f"{field}={value} is for classification of images, data.name={c.name} is for "
                 f"{task}; set {field}={off}."
             )
+    _check_augmentation(config, dataset.train, devices)
     return dataset
+
+
+def _check_augmentation(config, split, devices):
+    c, encoded = config.data, isinstance(split, data.Pictures)
+    known = data.OF_PICTURES if encoded else data.OF_ARRAYS
+    if c.augment not in known:
+        kind = "encoded pictures" if encoded else "arrays"
+        raise configuration.ConfigurationError(
+            f"data.augment={c.augment} is not for the {kind} of data.name={c.name}; set it to one "
+            f"of {', '.join(known)}."
+        )
+    if c.get("mixup", 0.0) and config.batch_size // devices % 2:
+        raise configuration.ConfigurationError(
+            f"data.mixup mixes pairs of images of one device, but batch_size={config.batch_size} "
+            f"gives {config.batch_size // devices} to each of the {devices} devices; make it even."
+        )
 
 
 def make_model(config, dataset) -> training.Model:

@@ -245,12 +245,16 @@ def train(config, workdir, until=None, trunk=None, seeds=(), checkpoints_in=None
 
     rows = devices.rows(config.batch_size)
 
+    batches = [
+        data.Batches(
+            dataset, own.batch_size, own.seed, own.data.augment, rows, own.data.get("mixup", 0.0)
+        )
+        for own in configs
+    ]
+
     def batch_of(step):
-        batches = [
-            data.batch(dataset.train, own.batch_size, own.seed, step, own.data.augment, rows)
-            for own in configs
-        ]
-        return tuple(map(np.stack, zip(*batches, strict=True))) if seeds else batches[0]
+        found = [batch(step) for batch in batches]
+        return tuple(map(np.stack, zip(*found, strict=True))) if seeds else found[0]
 
     def changed(step, state):
         """The state after the change of bases after `step` steps, on each device."""
@@ -267,6 +271,8 @@ def train(config, workdir, until=None, trunk=None, seeds=(), checkpoints_in=None
 
     last_step = config.steps if until is None else until
     with contextlib.ExitStack() as stack:
+        for each in batches:
+            stack.callback(each.close)
         checkpoints = stack.enter_context(
             Checkpoints(checkpoints_in or workdir / "checkpoints", config, fingerprint)
         )

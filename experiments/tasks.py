@@ -29,23 +29,30 @@ TITLES = {
 
 
 def classification(dataset, label_smoothing) -> Task:
-    """Softmax cross-entropy and accuracy of logits [B, K] against classes [B].
+    """Softmax cross-entropy and accuracy of logits [B, K] against classes [B] or probabilities
+    [B, K] of mixed images; right is then the most probable class.
 
-    With `label_smoothing` s, training minimizes the cross-entropy to (1 - s) one-hot + s / K; what
-    is evaluated is never smoothed.
+    With `label_smoothing` s, training minimizes the cross-entropy to (1 - s) p + s / K, where p is
+    one-hot or those probabilities; what is evaluated is never smoothed.
     """
 
     def normalize(images):  # uint8 [B, H, W, C] -> float32 of mean 0 and variance 1
         return (images / 255.0 - jnp.asarray(dataset.mean)) / jnp.asarray(dataset.std)
 
-    def smoothed(logits, labels):
-        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
+    def smoothed(logits, targets):
+        if targets.ndim == 1:
+            targets = jax.nn.one_hot(targets, logits.shape[-1])
+        return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
+
+    def cross_entropy(logits, targets):
+        if targets.ndim == 1:
+            return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         return optax.softmax_cross_entropy(logits, targets)
 
-    def correct(logits, labels):
+    def correct(logits, targets):
+        labels = targets if targets.ndim == 1 else jnp.argmax(targets, axis=-1)
         return jnp.argmax(logits, axis=-1) == labels
 
-    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
     return Task(
         normalize,
         smoothed if label_smoothing else cross_entropy,

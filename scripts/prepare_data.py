@@ -11,6 +11,11 @@ folder named as the data set. Every file's SHA-256 is checked. A set that is alr
 left as it is. `mnist_5k` needs no preparation. The series etth1 and ettm2 are one CSV each (plain,
 .gz or .xz in --raw_dir or its folder `ett`), which is put into the folder `ett` unchanged; likewise
 the text tinyshakespeare, whose file is called input.txt.
+
+    python scripts/prepare_data.py --dataset=imagenet2012 --raw_dir=/folder/with/the/archives
+
+takes ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, which image-net.org gives to those who
+register; of these 155 GB only the sizes are checked.
 """
 
 import sys
@@ -45,14 +50,15 @@ def main(argv):
             # Here, so that --help and a wrong name answer at once.
             import tensorflow_datasets as tfds
 
+            from experiments.data.imagenet import prepare_imagenet
             from experiments.data.prepare import prepare, prepare_series, prepare_text
             from experiments.data.releases import SERIES, TEXTS
 
             if not sys.stderr.isatty():
                 tfds.disable_progress_bar()
-            prepare_one = (
-                prepare_series if name in SERIES else prepare_text if name in TEXTS else prepare
-            )
+            own = {"imagenet2012": prepare_imagenet}
+            own |= dict.fromkeys(SERIES, prepare_series) | dict.fromkeys(TEXTS, prepare_text)
+            prepare_one = own.get(name, prepare)
             made = prepare_one(name, data_dir, _RAW_DIR.value)
             print(f"{name}: {'prepared' if made else 'already prepared'} in {data_dir}.")
     except (OSError, ValueError) as error:

@@ -252,9 +252,15 @@ def blank(name, shape, **options):
     return data.Dataset(name, "classification", split, None, split, arguments, (0.5,), (0.2,))
 
 
-@pytest.mark.parametrize(
-    "path", sorted(QUICKSTART.parent.glob("[!_]*.py")), ids=lambda path: path.stem
-)
+# ResNets of 50 and 101 layers take seconds to trace.
+LARGE = "imagenet_resnet50", "oialr_imagenet_resnetrs101"
+CONFIGS = [
+    pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in LARGE else ())
+    for path in sorted(QUICKSTART.parent.glob("[!_]*.py"))
+]
+
+
+@pytest.mark.parametrize("path", CONFIGS)
 def test_each_configuration_chooses_kernels_that_its_optimizer_accepts(path):
     namespace = {}
     exec(compile(path.read_text(), str(path), "exec"), namespace)
@@ -272,8 +278,9 @@ def test_each_configuration_chooses_kernels_that_its_optimizer_accepts(path):
         if key in seen:  # Arms of other numbers only.
             continue
         seen.add(key)
-        shape = (32, 32, 3) if "cifar" in arm.data.name else (28, 28, 1)
         options = {option: arm.data[option] for option in data.options(arm.data.name)}
+        size = options.get("size", 32 if "cifar" in arm.data.name else 28)
+        shape = (size, size, 1 if "mnist" in arm.data.name else 3)
         dataset = blank(arm.data.name, shape, **options)
         model = fitting.make_model(arm, dataset)
         method = fitting.make_method(arm, model, dataset)

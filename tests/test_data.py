@@ -122,7 +122,8 @@ def test_a_batch_size_outside_the_split_is_refused(batch_size):
 
 
 def test_an_unknown_augmentation_and_a_negative_step_are_refused():
-    with pytest.raises(ValueError, match="`augment` is one of none, crop_flip, got 'crop'"):
+    message = "`augment` is one of none, crop_flip for Split, got 'crop'"
+    with pytest.raises(ValueError, match=message):
         data.batch(numbered_split(10), 2, seed=0, step=0, augment="crop")
     with pytest.raises(ValueError, match="`step` counts from 0, got -1"):
         data.batch(numbered_split(10), 2, seed=0, step=-1)

@@ -70,7 +70,7 @@ def test_a_signal_saves_the_step_it_came_in(undisturbed, tmp_path, monkeypatch, 
             os.kill(os.getpid(), number)
         return batch(split, size, seed, i, *rest)
 
-    monkeypatch.setattr(data, "batch", batch_with_signal)
+    monkeypatch.setattr("experiments.data.batching.batch", batch_with_signal)
     with pytest.raises(metrics.Interrupted) as stopped:
         run.train(tiny(), tmp_path)
     assert stopped.value.signal_number == number

@@ -36,7 +36,7 @@ def interrupt_at(monkeypatch, step):
             os.kill(os.getpid(), signal.SIGTERM)
         return batch(split, size, seed, i, *rest)
 
-    monkeypatch.setattr(data, "batch", batch_with_signal)
+    monkeypatch.setattr("experiments.data.batching.batch", batch_with_signal)
 
 
 @pytest.mark.parametrize(

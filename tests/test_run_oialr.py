@@ -171,7 +171,7 @@ def test_a_fork_that_ended_before_it_saved_forks_again(forked, tmp_path, monkeyp
         assert step < 5, "The end."
         return batch(split, size, seed, step, *rest)
 
-    monkeypatch.setattr(data, "batch", ending)
+    monkeypatch.setattr("experiments.data.batching.batch", ending)
     config, trunk = alone("all", fork_at=4), trunk_of(forked)
     with pytest.raises(AssertionError, match="The end"):
         run.train(config, tmp_path, trunk=trunk)

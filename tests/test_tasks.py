@@ -178,7 +178,7 @@ def test_patience_goes_on_where_an_interrupted_run_was(tmp_path, series, monkeyp
         return batch(split, size, seed, step, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(data, "batch", batch_with_signal)
+        patched.setattr("experiments.data.batching.batch", batch_with_signal)
         with pytest.raises(metrics.Interrupted):
             run.train(forecast_run(patience=2), tmp_path / "parts")
     assert_same_arrays(run.train(forecast_run(patience=2), tmp_path / "parts"), whole)

@@ -61,23 +61,30 @@ def prepare(
         ValueError: an original file is not what it should be, or `data_dir` holds the set in
             another format.
     """
-    data_dir = _local(data_dir)
-    existing = tfds.builder(name, data_dir=data_dir)
-    if existing.is_prepared():
-        if existing.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-            raise ValueError(
-                f"{existing.data_path} holds {name} as {existing.info.file_format.value}, not as "
-                "array_record; give another --data_dir."
-            )
+    data_dir = local(data_dir)
+    if is_prepared(name, data_dir):
         return False
     release = release or RELEASES[name]
     if raw_dir is None:
         folder = data_dir / "downloads" / name
         originals.download(release, folder)
     else:
-        folder = _folder_in(raw_dir, name)
+        folder = folder_in(raw_dir, name)
     contents = PARSERS[name](originals.read(release, folder))
-    _builder(type(existing), contents, data_dir).download_and_prepare()
+    _builder(tfds.builder_cls(name), contents, data_dir).download_and_prepare()
+    return True
+
+
+def is_prepared(name: str, data_dir: Path) -> bool:
+    """Whether `data_dir` holds the data set; a ValueError if it does in another format."""
+    existing = tfds.builder(name, data_dir=data_dir)
+    if not existing.is_prepared():
+        return False
+    if existing.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise ValueError(
+            f"{existing.data_path} holds {name} as {existing.info.file_format.value}, not as "
+            "array_record; give another --data_dir."
+        )
     return True
 
 
@@ -91,7 +98,7 @@ def prepare_series(
 
     Arguments and errors as for `prepare`; the folder in `raw_dir` may also be named `ett`.
     """
-    path = series.csv_path(name, _local(data_dir))
+    path = series.csv_path(name, local(data_dir))
     return _place(path, original or SERIES[name], raw_dir, (name, "ett"))
 
 
@@ -105,7 +112,7 @@ def prepare_text(
 
     Arguments and errors as for `prepare`.
     """
-    path = text.text_path(name, _local(data_dir))
+    path = text.text_path(name, local(data_dir))
     return _place(path, original or TEXTS[name], raw_dir, (name,))
 
 
@@ -116,7 +123,7 @@ def _place(path, original, raw_dir, folders) -> bool:
     if raw_dir is None:
         originals.download([original], path.parent)
     else:
-        content = originals.read([original], _folder_in(raw_dir, *folders))[path.name]
+        content = originals.read([original], folder_in(raw_dir, *folders))[path.name]
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.part")
         partial.write_bytes(content)
@@ -124,7 +131,8 @@ def _place(path, original, raw_dir, folders) -> bool:
     return True
 
 
-def _local(data_dir: str | os.PathLike) -> Path:
+def local(data_dir: str | os.PathLike) -> Path:
+    """Returns a path on this machine; raises a ValueError for another."""
     if "://" in os.fspath(data_dir):
         raise ValueError(
             f"--data_dir is a local folder, got {data_dir}; prepare there and copy the result."
@@ -132,7 +140,7 @@ def _local(data_dir: str | os.PathLike) -> Path:
     return Path(data_dir).expanduser()
 
 
-def _folder_in(raw_dir: str | os.PathLike, *names: str) -> Path:
+def folder_in(raw_dir: str | os.PathLike, *names: str) -> Path:
     """Returns the first of the folders `names` that `raw_dir` has, else `raw_dir` itself."""
     raw_dir = Path(raw_dir).expanduser()
     return next((raw_dir / name for name in names if (raw_dir / name).is_dir()), raw_dir)

@@ -1,4 +1,4 @@
-"""Named data sets, as arrays in memory."""
+"""Named data sets: arrays in memory, or the encoded pictures of a tfds directory."""
 
 import contextlib
 import dataclasses
@@ -43,6 +43,10 @@ class Split:
     def __len__(self):
         return len(self.labels)
 
+    @property
+    def image_shape(self):
+        return self.images.shape[1:]
+
     def take(self, indices):
         return self.images[indices], self.labels[indices]
 
@@ -82,10 +86,13 @@ def load(name: str, data_dir: str | os.PathLike | None = None, **options) -> Dat
         **options: those of `options(name)`: of a series, `history` and `horizon`, the numbers of
             rows that a model sees and that it forecasts; of a text, `length`, the number of
             characters of a window; of `copying`, the `length` of the pause and the number of
-            `symbols`.
+            `symbols`; of `imagenet2012`, the `size` of the pictures in pixels, the `magnitude` of
+            RandAugment, up to 30, and the number of `workers`, processes that decode (1: threads
+            of this one).
 
     Raises:
-        ValueError: an unknown name, or a set that is prepared in a format without random access.
+        ValueError: an unknown name, a value that an option cannot have, or a set that is prepared
+            in a format without random access.
         FileNotFoundError: a set that is not prepared; the message has the command that does it.
     """
     check_name(name)
@@ -158,24 +165,7 @@ def _mnist_5k(name, data_dir) -> Dataset:
 def _from_tfds(name: str, data_dir: str | os.PathLike | None) -> Dataset:
     """Reads a prepared set from its decoded copy, which the first call makes."""
     with _without_tfds_advice():
-        import tensorflow_datasets as tfds  # 0.4 s that `mnist_5k` need not wait for
-
-        folder = os.path.expanduser(data_dir) if data_dir else default_data_dir()
-        builder = tfds.builder(name, data_dir=folder)
-        if not builder.is_prepared():
-            option = f" --data_dir={shlex.quote(os.fspath(data_dir))}" if data_dir else ""
-            others = sorted(path.name for path in Path(builder.data_path).parent.glob("[0-9]*"))
-            there = f" (there is {', '.join(others)})" if others else ""
-            raise FileNotFoundError(
-                f"{name} is not prepared in {builder.data_path}{there}; run: "
-                f"python scripts/prepare_data.py --dataset={name}{option}"
-            )
-        if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-            raise ValueError(
-                f"{builder.data_path} is in the format {builder.info.file_format.value}, which has "
-                "no random access; prepare the set as array_record in another `data_dir`: "
-                f"python scripts/prepare_data.py --dataset={name} --data_dir=DIRECTORY"
-            )
+        builder = _prepared(name, data_dir)
         copy = Path(builder.data_path) / f"orthojax-decoded-{_fingerprint(builder)}.npz"
         arrays = _read_copy(copy)
         if arrays is None:
@@ -196,8 +186,44 @@ def _from_tfds(name: str, data_dir: str | os.PathLike | None) -> Dataset:
     )
 
 
+def _prepared(name, data_dir):
+    """Returns the builder of a prepared set."""
+    import tensorflow_datasets as tfds  # 0.4 s that `mnist_5k` need not wait for
+
+    folder = os.path.expanduser(data_dir) if data_dir else default_data_dir()
+    builder = tfds.builder(name, data_dir=folder)
+    if not builder.is_prepared():
+        option = f" --data_dir={shlex.quote(os.fspath(data_dir))}" if data_dir else ""
+        others = sorted(path.name for path in Path(builder.data_path).parent.glob("[0-9]*"))
+        there = f" (there is {', '.join(others)})" if others else ""
+        raise FileNotFoundError(
+            f"{name} is not prepared in {builder.data_path}{there}; run: "
+            f"python scripts/prepare_data.py --dataset={name}{option}"
+        )
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise ValueError(
+            f"{builder.data_path} is in the format {builder.info.file_format.value}, which has "
+            "no random access; prepare the set as array_record in another `data_dir`: "
+            f"python scripts/prepare_data.py --dataset={name} --data_dir=DIRECTORY"
+        )
+    return builder
+
+
+def _pictures(name, data_dir, size, magnitude, workers) -> Dataset:
+    from experiments.data import pictures
+
+    with _without_tfds_advice():
+        builder = _prepared(name, data_dir)
+        train, test = (
+            pictures.Pictures(pictures.records(builder, split), size, magnitude, workers)
+            for split in ("train", "validation")
+        )
+    num_classes = builder.info.features["label"].num_classes
+    return _classification(name, train, test, num_classes, *pictures.MEAN_AND_STD)
+
+
 def _classification(name, train, test, num_classes, mean, std) -> Dataset:
-    arguments = {"image_shape": train.images.shape[1:], "num_classes": num_classes}
+    arguments = {"image_shape": train.image_shape, "num_classes": num_classes}
     return Dataset(name, "classification", train, None, test, arguments, mean, std)
 
 
@@ -302,6 +328,7 @@ LOADERS = {
     **dict.fromkeys(IMAGES[1:], Loader(_from_tfds)),
     **dict.fromkeys(SERIES, Loader(_series, ("history", "horizon"))),
     **dict.fromkeys(TEXTS, Loader(_text, ("length",))),
+    "imagenet2012": Loader(_pictures, ("size", "magnitude", "workers")),
     "copying": Loader(_copying, ("length", "symbols")),
 }
 NAMES = tuple(LOADERS)
