@@ -23,7 +23,7 @@ from orthojax import (
 )
 from orthojax.bases import Basis
 from orthojax.decompositions import polar_express
-from orthojax.diagnostics import orthogonality_error
+from orthojax.diagnostics import orthogonality_error, orthogonality_errors
 from orthojax.factored import (
     Factored,
     absorb,

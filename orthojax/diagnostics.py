@@ -18,7 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from orthojax.linalg import at_least_float32, eye_like, frobenius, matmul
-from orthojax.matrices import MatrixAxes, default_axes, path_name
+from orthojax.matrices import (
+    KERNELS,
+    MatrixAxes,
+    Rules,
+    axes_of,
+    default_axes,
+    first_match,
+    named,
+    path_name,
+)
 
 
 def _matrix(kernel, axes):
@@ -27,7 +36,9 @@ def _matrix(kernel, axes):
 
 
 def orthogonality_error(kernel: jax.Array, axes: MatrixAxes | None = None) -> jax.Array:
-    """max |W'W - I|, the largest entry.
+    """max |W'W - I|, the largest entry; of a kernel with more outputs than inputs max |W W' - I|.
+
+    What an orthogonal float32 kernel has is 1e-7 to 2e-6.
 
     >>> import jax.numpy as jnp
     >>> float(orthogonality_error(jnp.eye(4)[:, :2])), float(orthogonality_error(2 * jnp.eye(3)))
@@ -35,6 +46,24 @@ def orthogonality_error(kernel: jax.Array, axes: MatrixAxes | None = None) -> ja
     """
     w = _matrix(kernel, axes)
     return jnp.max(jnp.abs(matmul(w.mT, w) - eye_like(w)))
+
+
+def orthogonality_errors(params: chex.ArrayTree, rules: Rules = KERNELS) -> dict[str, jax.Array]:
+    """{path: `orthogonality_error`} of the leaves that `rules`, those of `orthojax.orthogonal`,
+    make orthogonal.
+
+    >>> import jax.numpy as jnp
+    >>> params = {"dense": {"kernel": 2 * jnp.eye(3), "bias": jnp.zeros(3)}}
+    >>> {path: float(error) for path, error in orthogonality_errors(params).items()}
+    {'dense/kernel': 3.0}
+    """
+    errors = {}
+    for name, leaf in named(params).items():
+        value = first_match(rules, name, leaf)
+        if value != "free":
+            axes = axes_of(name, leaf, None if value == "orthogonal" else value)
+            errors[name] = orthogonality_error(leaf, axes)
+    return errors
 
 
 def relative_orthogonality_error(kernel: jax.Array, axes: MatrixAxes | None = None) -> jax.Array:

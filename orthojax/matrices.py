@@ -8,7 +8,7 @@ once.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -126,6 +126,8 @@ class MatrixAxes(NamedTuple):
 
 Rules = Sequence[tuple[str, Any]]
 
+KERNELS = ((r"(.*/)?kernel", "orthogonal"), (".*", "free"))  # of `orthojax.orthogonal`
+
 # The kernels of Flax, in Linen and NNX.
 _ATTENTION_IN = MatrixAxes(0, (1, 2))  # (E, H, D)
 _ATTENTION_OUT = MatrixAxes((0, 1), 2)  # (H, D, E)
@@ -160,10 +162,26 @@ def replaced(params: Any, leaves: dict[str, Any]) -> Any:
     return map_named(lambda name, leaf: leaves.get(name, leaf), params)
 
 
+def pairs(rules: Rules) -> Rules:
+    """`rules` as they are; raises a ValueError that says what is wrong with them."""
+    for rule in [rules] if isinstance(rules, (str, Mapping)) else rules:
+        try:
+            pattern, _ = rule
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"Rule {pattern!r} is no regular expression: {error}.") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "Rules are a sequence of pairs (regular expression of a whole path, value), "
+                f"got {rule!r}."
+            ) from error
+    return rules
+
+
 def first_match(rules: Rules, name: str, leaf: Any) -> Any:
     """The value of the first rule (regular expression of the whole path, value) that matches the
     leaf called `name`."""
-    for pattern, value in rules:
+    for pattern, value in pairs(rules):
         if re.fullmatch(pattern, name):
             return value
     raise ValueError(
@@ -184,18 +202,30 @@ def label_by_path(rules: Rules) -> Callable[[Any], Any]:
 
 
 def default_axes(name: str, leaf: Any) -> MatrixAxes:
-    """The axes of a Flax kernel by its rank, and of attention kernels by their names."""
+    """The axes of a Flax kernel by its rank, and of attention kernels by their names.
+
+    A dense kernel [in, out]; a convolution [height, width, in, out], window and inputs by outputs;
+    of attention all heads as one matrix: query, key and value [E, H, D] as E x HD, out [H, D, E] as
+    HD x E. Where a stack of layers looks like another layer, the shape is an error.
+    """
+    attention = next((axes for p, axes in _FLAX_ATTENTION if re.fullmatch(p, name)), None)
     if leaf.ndim == 2:
         return MatrixAxes(0, 1)
-    if leaf.ndim in (4, 5):  # Convolutions, HWIO and DHWIO.
-        return MatrixAxes(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
-    if leaf.ndim == 3:
-        for pattern, axes in _FLAX_ATTENTION:
-            if re.fullmatch(pattern, name):
-                return axes
+    if leaf.ndim == 3 and attention:
+        return attention
+    if leaf.ndim == 4 and not attention:
+        return MatrixAxes((0, 1, 2), 3)
+    hints = {
+        3: "MatrixAxes(-2, -1) for a stack of layers [layers, in, out], MatrixAxes((0, 1), 2) for "
+        "a convolution [width, in, out]",
+        4: "for a stack of attention layers MatrixAxes(-3, (-2, -1)) for query, key and value "
+        "[layers, E, H, D], MatrixAxes((-3, -2), -1) for out [layers, H, D, E]; MatrixAxes((0, 1, "
+        "2), 3) for a convolution",
+        5: "MatrixAxes((0, 1, 2, 3), 4) for a convolution in three dimensions, MatrixAxes((-4, -3, "
+        "-2), -1) for a stack of convolutions [layers, height, width, in, out]",
+    }
     hint = (
-        "Say which it is: MatrixAxes(-2, -1) for a stack of layers [layers, in, out], "
-        "MatrixAxes((0, 1), 2) for a convolution [width, in, out]."
+        f"Say which it is: {hints.get(leaf.ndim, 'a MatrixAxes')}."
         if leaf.ndim > 2
         else "It is no matrix: keep it out by `optax.partition`, `optax.masked` or the rules of "
         "`orthojax.orthogonal`."

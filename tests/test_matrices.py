@@ -190,3 +190,57 @@ def test_import_brings_in_neither_flax_nor_orbax_nor_data_sets():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "axes"),
+    [
+        ("tower/query/kernel", (5, 24, 4, 6), MatrixAxes(-3, (-2, -1))),
+        ("tower/out/kernel", (5, 4, 6, 24), MatrixAxes((-3, -2), -1)),
+        ("tower/conv/kernel", (5, 3, 3, 8, 16), MatrixAxes((-4, -3, -2), -1)),
+        ("tower/kernel", (2, 5, 3, 3, 8, 16), MatrixAxes((-4, -3, -2), -1)),
+    ],
+)
+def test_stacks_that_look_like_another_layer_have_no_default_but_the_axes_that_are_proposed(
+    name, shape, axes
+):
+    kernel = jnp.zeros(shape)
+    with pytest.raises(ValueError, match=f"{name}.*no default") as error:
+        default_axes(name, kernel)
+    assert len(shape) > 5 or str(axes.reduction) in str(error.value)
+    layers = len(shape) - (3 if "conv" not in name and len(shape) == 4 else 4)
+    assert axes.batch_shape(shape) == shape[:layers]
+
+
+LEAVES = {"encoder": {"kernel": jnp.ones((4, 4)), "bias": jnp.zeros(4)}}
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ([("kernel", "orthogonal"), (".*", "free")], "No parameter .*'kernel', near 'encoder/ker"),
+        ([("encodr/.*", "orthogonal"), (".*", "free")], "'encodr/\\.\\*', near 'encoder/"),
+        ([("*kernel", "orthogonal")], r"'\*kernel' is no regular expression: nothing to repeat"),
+        ({".*kernel": "orthogonal"}, "sequence of pairs .* got {'.*kernel': 'orthogonal'}"),
+        ([".*kernel"], "sequence of pairs .* got '.*kernel'"),
+    ],
+)
+def test_rules_that_cannot_be_meant_are_an_error(rules, words):
+    with pytest.raises(ValueError, match=words):
+        orthojax.orthogonal(optax.sgd(0.1), rules=rules).init(LEAVES)
+
+
+def test_a_rule_without_a_parameter_is_a_warning_where_others_have_one():
+    rules = [("encoder/kernel", "orthogonal"), ("decoder/.*", "orthogonal"), (".*", "free")]
+    tx = orthojax.orthogonal(optax.sgd(0.1), rules=rules)
+    with pytest.warns(UserWarning, match=r"'decoder/\.\*', near 'encoder/"):
+        tx.init(LEAVES)
+    tx.init({})  # Nothing to say of nothing.
+
+
+def test_orthogonality_errors_are_those_of_the_leaves_that_rules_choose():
+    stack = jnp.stack([jnp.eye(3), 2 * jnp.eye(3)])
+    params = {"a": {"kernel": 3 * jnp.eye(4)}, "b": stack, "head": {"kernel": jnp.ones((4, 2))}}
+    rules = [("a/.*", "orthogonal"), ("b", MatrixAxes(-2, -1)), (".*", "free")]
+    errors = orthojax.orthogonality_errors(params, rules)
+    assert {name: float(error) for name, error in errors.items()} == {"a/kernel": 8.0, "b": 3.0}

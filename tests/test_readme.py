@@ -35,7 +35,7 @@ def test_the_python_of_the_readme_runs():
         "params": params,
         "loss": loss,
         "batches": [batch],
-        "model": nnx.Linear(4, 3, rngs=nnx.Rngs(0)),
+        "model": nnx.Dict(hidden_0=nnx.Linear(4, 3, rngs=nnx.Rngs(0))),
         "mesh": parallel.make_mesh({"fsdp": 2}),
     }
     first, *others = blocks

@@ -1,14 +1,15 @@
 """The whole partition in one line: some leaves orthogonal, the rest as before."""
 
+import difflib
+import re
+import warnings
 from typing import Any
 
 import optax
 
-from orthojax.matrices import MatrixAxes, Rules, label_by_path
+from orthojax.matrices import KERNELS, MatrixAxes, Rules, label_by_path, named, pairs
 from orthojax.parameterization import Parameterization
 from orthojax.transforms.reparameterize import reparameterize
-
-KERNELS = ((r"(.*/)?kernel", "orthogonal"), (".*", "free"))
 
 
 def orthogonal(
@@ -35,13 +36,14 @@ def orthogonal(
       rebase_every: as in `reparameterize`.
 
     Raises:
-      ValueError: for a rule's value that is none of these, or a leaf that no rule covers.
+      ValueError: for a rule's value that is none of these, a leaf that no rule covers, or rules by
+        which no leaf is orthogonal. One such rule among others is a warning.
 
     >>> import optax, orthojax
     >>> rules = [("hidden_.*/kernel", "orthogonal"), (".*", "free")]
     >>> tx = orthojax.orthogonal(optax.adam(1e-3), map="exponential", rules=rules)
     """
-    for pattern, value in rules:
+    for pattern, value in pairs(rules):
         if value not in ("orthogonal", "free") and not isinstance(value, MatrixAxes):
             raise ValueError(
                 'The value of a rule is "orthogonal", "free" or a MatrixAxes, '
@@ -52,6 +54,32 @@ def orthogonal(
         (p, value if isinstance(value, MatrixAxes) else None) for p, value in rules
     ]
     constrained = reparameterize(inner, map, rebase_every, axes)
+
+    def label(params):
+        _check_use(labels, list(named(params)))
+        return label_by_path(labels)(params)
+
     return optax.partition(
-        {"orthogonal": constrained, "free": inner if rest is None else rest}, label_by_path(labels)
+        {"orthogonal": constrained, "free": inner if rest is None else rest}, label
     )
+
+
+def _check_use(labels, names):
+    """Says so if a rule makes no parameter orthogonal: it may be misspelt."""
+    left, unused = list(names), []
+    for pattern, label in labels:
+        matched = [name for name in left if re.fullmatch(pattern, name)]
+        left = [name for name in left if name not in matched]
+        if label == "orthogonal" and not matched:
+            unused.append(pattern)
+    if not unused or not names:
+        return
+    near = {p: difflib.get_close_matches(p, names, n=1, cutoff=0) for p in unused}
+    message = "; ".join(f"{pattern!r}, near {name[0]!r}" for pattern, name in near.items())
+    message = (
+        f"These rules of `orthogonal` match no parameter, or only such as an earlier rule takes: "
+        f"{message}. Patterns match whole paths, as 'block/dense/kernel'."
+    )
+    if all(pattern in unused for pattern, label in labels if label == "orthogonal"):
+        raise ValueError(f"No parameter is orthogonal. {message}")
+    warnings.warn(message, stacklevel=2)
