@@ -63,8 +63,9 @@ def label_ends(axes):
         overlap = np.maximum(0, 0.065 - np.diff(heights))
         heights[1:] += overlap / 2
         heights[:-1] -= overlap / 2
-    # None above the axes, where the title is.
-    heights = np.minimum(heights, 1.0 - 0.065 * np.arange(len(heights))[::-1])
+    # None beyond the axes, where titles are.
+    steps = 0.065 * np.arange(len(heights))
+    heights = np.minimum(np.maximum(heights, steps), 1.0 - steps[::-1])
     for height, (_, i) in zip(heights, ends, strict=True):
         axes.annotate(
             lines[i].get_label(),

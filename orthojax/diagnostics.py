@@ -49,7 +49,7 @@ def orthogonality_error(kernel: jax.Array, axes: MatrixAxes | None = None) -> ja
 
 
 def orthogonality_errors(params: chex.ArrayTree, rules: Rules = KERNELS) -> dict[str, jax.Array]:
-    """{path: `orthogonality_error`} of the leaves that `rules`, those of `orthojax.orthogonal`,
+    """{path: max |W'W - I|} of the leaves that `rules`, those of `orthojax.orthogonal`,
     make orthogonal.
 
     >>> import jax.numpy as jnp
