@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.models.layers import KERNEL_INITS
+from experiments.models.layers import KERNEL_INITS, patch_embedding
 from orthojax.nn.stack import Stack
 
 # Where a block normalizes: what enters its branches, as Dosovitskiy et al., or their sum, as
@@ -88,18 +88,10 @@ class DeepTransformer(nnx.Module):
         remat,
         rngs,
     ):
-        height, image_width, channels = image_shape
-        if height % patch or image_width % patch:
-            raise ValueError(
-                f"`patch` must divide the images' {height} x {image_width} pixels, got {patch}."
-            )
         if width % heads:
             raise ValueError(f"`heads` must divide `width`={width}, got {heads}.")
         init = KERNEL_INITS[kernel_init]
-        self.patch_embed = nnx.Conv(
-            channels, width, (patch, patch), strides=patch, padding="VALID", rngs=rngs
-        )
-        tokens = (height // patch) * (image_width // patch)
+        self.patch_embed, tokens = patch_embedding(image_shape, patch, width, rngs)
         normal = nnx.initializers.normal(0.02)
         self.positions = nnx.Param(normal(rngs.params(), (1, tokens, width)))
         self.hidden = Stack(

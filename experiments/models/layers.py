@@ -75,6 +75,18 @@ def tailored(shaping, activation, depth):
     return shape(function, depth).apply(function)
 
 
+def patch_embedding(image_shape, patch, width, rngs):
+    """The convolution from images to tokens of `width`, one for each patch x patch pixels, and the
+    number of tokens."""
+    height, image_width, channels = image_shape
+    if height % patch or image_width % patch:
+        raise ValueError(
+            f"`patch` must divide the images' {height} x {image_width} pixels, got {patch}."
+        )
+    conv = nnx.Conv(channels, width, (patch, patch), strides=patch, padding="VALID", rngs=rngs)
+    return conv, (height // patch) * (image_width // patch)
+
+
 def drop_path(rate, ndim, rngs):
     """Dropout of whole branches [B, ...] with `ndim` axes, for each example by itself (stochastic
     depth: Huang et al. 2016, arXiv:1603.09382); none, without random numbers, at rate 0."""

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from experiments.models.layers import drop_path
+from experiments.models.layers import drop_path, patch_embedding
 
 
 class Block(nnx.Module):
@@ -69,15 +69,8 @@ class Mixer(nnx.Module):
         drop_path,
         rngs,
     ):
-        height, image_width, channels = image_shape
-        if height % patch or image_width % patch:
-            raise ValueError(
-                f"`patch` must divide the images' {height} x {image_width} pixels, got {patch}."
-            )
-        self.depth, tokens = depth, (height // patch) * (image_width // patch)
-        self.patch_embed = nnx.Conv(
-            channels, width, (patch, patch), strides=patch, padding="VALID", rngs=rngs
-        )
+        self.depth = depth
+        self.patch_embed, tokens = patch_embedding(image_shape, patch, width, rngs)
         for i, rate in enumerate(np.linspace(0, drop_path, depth).tolist()):
             block = Block(tokens, width, token_hidden, hidden, dropout, rate, rngs)
             setattr(self, f"block_{i}", block)

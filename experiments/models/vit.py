@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from experiments.models.layers import patch_embedding
+
 
 class Attention(nnx.Module):
     """Self-attention of x [B, L, width].
@@ -70,21 +72,13 @@ class ViT(nnx.Module):
         dropout,
         rngs,
     ):
-        height, image_width, channels = image_shape
-        if height % patch or image_width % patch:
-            raise ValueError(
-                f"`patch` must divide the images' {height} x {image_width} pixels, got {patch}."
-            )
         if width % heads:
             raise ValueError(f"`heads` must divide `width`={width}, got {heads}.")
         self.depth = depth
-        self.patch_embed = nnx.Conv(
-            channels, width, (patch, patch), strides=patch, padding="VALID", rngs=rngs
-        )
+        self.patch_embed, patches = patch_embedding(image_shape, patch, width, rngs)
         normal = nnx.initializers.normal(0.02)
-        tokens = 1 + (height // patch) * (image_width // patch)
         self.class_token = nnx.Param(normal(rngs.params(), (1, 1, width)))
-        self.positions = nnx.Param(normal(rngs.params(), (1, tokens, width)))
+        self.positions = nnx.Param(normal(rngs.params(), (1, 1 + patches, width)))
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
         for i in range(depth):
             setattr(self, f"block_{i}", Block(width, heads, hidden, qkv_bias, dropout, rngs))
