@@ -3,6 +3,9 @@ them? An MLP of four hidden layers on CIFAR-10, six activations, three seeds.
 
   python scripts/prepare_data.py --dataset=cifar10
   python experiments/run.py --config=experiments/configs/oialr_activations.py
+
+Result, dense and OIALR: selu 52.7, 47.2 %, gelu 50.8, 45.3 %, relu 50.1, 44.8 %, tanh 46.0, 43.0 %,
+identity 41.1, 38.9 %, sin 37.3, 32.8 %; bases come to rest alike. Time: 15 minutes of one core.
 """
 
 from experiments.configs import oialr_architectures
