@@ -8,9 +8,9 @@ CIFAR-10, three seeds.
 Each is trained densely with a cosine and with a constant learning rate, and by OIALR to a quarter
 of each kernel's rank with the cosine. Stability is that of states 39 steps apart.
 
-Result, dense with the cosine, dense with the constant rate, OIALR: ConvNeXt 44.7, 45.7, 41.3 %, LSTM
-46.1, 48.2, 39.4 %, Mixer 48.9, 50.5, 39.5 %, ViT 46.1, 46.2, 37.9 %. Bases come to rest with the
-schedule; at a constant rate they go on turning, in the ConvNeXt and the LSTM by less and less
+Result, dense with the cosine, dense with the constant rate, OIALR: ConvNeXt 44.7, 45.7, 41.3 %,
+LSTM 46.1, 48.2, 39.4 %, Mixer 48.9, 50.5, 39.5 %, ViT 46.1, 46.2, 37.9 %. Bases come to rest with
+the schedule; at a constant rate they go on turning, in the ConvNeXt and the LSTM by less and less
 (docs/oialr.md). Time: 37 minutes of one core.
 """
 

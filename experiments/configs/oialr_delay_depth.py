@@ -7,8 +7,8 @@ CIFAR-10 of 2 or 6 blocks, two learning rates, three seeds.
 A delay of 1, all steps, is dense training. accuracy.png has a line for each depth and rate.
 
 Result for delays of .1, .3, .6, 1: 2 blocks at 4e-3 41.1, 43.1, 45.0, 48.4 %, at 5e-4 35.3, 34.2,
-29.3, 42.8 %; 6 blocks 42.2, 43.6, 45.7, 49.7 % and 36.2, 35.7, 30.0, 44.8 %. Time: 60 minutes of one
-core.
+29.3, 42.8 %; 6 blocks 42.2, 43.6, 45.7, 49.7 % and 36.2, 35.7, 30.0, 44.8 %.
+Time: 60 minutes of one core.
 """
 
 from experiments.configs import oialr_architectures
