@@ -36,7 +36,7 @@ def orthogonal(
       rebase_every: as in `reparameterize`.
 
     Raises:
-      ValueError: for a rule's value that is none of these, a leaf that no rule covers, or rules by
+      ValueError: for a rule's value that is none of these, a leaf that no rule covers, or `rules` by
         which no leaf is orthogonal. One such rule among others is a warning.
 
     >>> import optax, orthojax
@@ -56,7 +56,7 @@ def orthogonal(
     constrained = reparameterize(inner, map, rebase_every, axes)
 
     def label(params):
-        _check_use(labels, list(named(params)))
+        _check_use(labels, list(named(params)), chosen=rules is not KERNELS)
         return label_by_path(labels)(params)
 
     return optax.partition(
@@ -64,8 +64,9 @@ def orthogonal(
     )
 
 
-def _check_use(labels, names):
-    """Says so if a rule makes no parameter orthogonal: it may be misspelt."""
+def _check_use(labels, names, chosen):
+    """Says so if a rule makes no parameter orthogonal: it may be misspelt. That none does is an
+    error for rules that someone has `chosen`."""
     left, unused = list(names), []
     for pattern, label in labels:
         matched = [name for name in left if re.fullmatch(pattern, name)]
@@ -80,6 +81,6 @@ def _check_use(labels, names):
         f"These rules of `orthogonal` match no parameter, or only such as an earlier rule takes: "
         f"{message}. Patterns match whole paths, as 'block/dense/kernel'."
     )
-    if all(pattern in unused for pattern, label in labels if label == "orthogonal"):
+    if chosen and all(pattern in unused for pattern, label in labels if label == "orthogonal"):
         raise ValueError(f"No parameter is orthogonal. {message}")
     warnings.warn(message, stacklevel=2)
