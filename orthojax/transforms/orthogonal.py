@@ -36,8 +36,8 @@ def orthogonal(
       rebase_every: as in `reparameterize`.
 
     Raises:
-      ValueError: for a rule's value that is none of these, a leaf that no rule covers, or `rules` by
-        which no leaf is orthogonal. One such rule among others is a warning.
+      ValueError: for a rule's value that is none of these, a leaf that no rule covers, or rules
+        given by which no leaf is orthogonal. One such rule among others is a warning.
 
     >>> import optax, orthojax
     >>> rules = [("hidden_.*/kernel", "orthogonal"), (".*", "free")]
