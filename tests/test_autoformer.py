@@ -201,6 +201,7 @@ def test_an_example_influences_no_other_in_evaluation():
     assert np.abs(first[0] - second[0]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_dropout_is_on_in_training_only():
     model, inputs = build(dropout=0.5), to_jax(random_inputs())
     assert not np.array_equal(forward(model, inputs), forward(model, inputs))

@@ -122,7 +122,7 @@ class Case:
 
 # The same engine or links as in other rows; by -m slow.
 ALIKE = {
-    *("exponential", "householder", "polar", "qr"),
+    *("exponential", "householder", "polar", "qr", "low_rank"),
     *("riemannian_gradient", "retract_qr", "landing"),
 }
 

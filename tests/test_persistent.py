@@ -188,7 +188,9 @@ def test_the_baselines_are_their_formulas_and_lose_the_rank():
     assert [x.shape for x in shapes] == [(3, 4, 5), (3, 5), (3, 5, 4), (3, 4), (4, 0)]
 
 
-@pytest.mark.parametrize("name", ["shared", "projection", "block"])
+@pytest.mark.parametrize(
+    "name", ["shared", pytest.param("projection", marks=pytest.mark.slow), "block"]
+)
 def test_weights_can_be_mapped_over_the_key(name):
     make = KEEPING[name][0]
     keys = jax.random.split(jax.random.key(0), 3)

@@ -194,7 +194,7 @@ def test_one_diverging_arm_does_not_stop_the_other(tmp_path):
 # Many devices.
 
 
-@pytest.mark.parametrize("constraint", ["cayley", "none"])
+@pytest.mark.parametrize("constraint", ["cayley", pytest.param("none", marks=pytest.mark.slow)])
 def test_jit_and_pmap_on_eight_devices_and_one_device_give_the_same_losses(tmp_path, constraint):
     assert jax.local_device_count() == 8
     config = tiny(constraint__map=constraint)
