@@ -123,7 +123,8 @@ class Case:
 # The same engine or links as in other rows; by -m slow.
 ALIKE = {
     *("exponential", "householder", "polar", "qr", "low_rank"),
-    *("riemannian_gradient", "retract_qr", "landing"),
+    *("riemannian_gradient", "retract_qr", "landing", "links"),
+    *("penalty", "muon", "manifold_muon"),
 }
 
 

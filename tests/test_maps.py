@@ -54,7 +54,11 @@ def strict():
 
 
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
-even_edges = pytest.mark.parametrize("shape", SHAPES + EDGES, ids=str)
+even_edges = pytest.mark.parametrize(
+    "shape",
+    [*SHAPES, EDGES[1], *(pytest.param(e, marks=pytest.mark.slow) for e in EDGES if e != EDGES[1])],
+    ids=str,
+)
 
 
 def every(table):

@@ -73,7 +73,15 @@ def test_no_tutorial_carries_outputs(path):
     assert not any(cell["outputs"] or cell["execution_count"] for cell in cells(path, "code"))
 
 
-@pytest.mark.parametrize("path", [*HOWTO, DOCS / "index.md"], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            p, id=p.stem, marks=() if p.stem in ("index", "linen", "nnx") else pytest.mark.slow
+        )
+        for p in (*HOWTO, DOCS / "index.md")
+    ],
+)
 def test_the_python_of_a_page_runs(path, tmp_path):
     if path.stem == "equinox" and importlib.util.find_spec("equinox") is None:
         pytest.skip("Equinox comes with the extra `docs`.")
