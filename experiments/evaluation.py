@@ -49,21 +49,6 @@ def make_evaluate(model, devices, seeds=()):
     return evaluate
 
 
-def constrained(params, rules) -> dict[str, tuple[jax.Array, matrices.MatrixAxes]]:
-    """Returns {path: (kernel, axes)} of what `rules` constrain, whether or not a map does so here.
-
-    Raises `ValueError` for a leaf that no rule covers.
-    """
-    kernels = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = matrices.path_name(path)
-        label = matrices.first_match(rules, name, leaf)
-        if label != "free":
-            axes = None if label == "orthogonal" else label
-            kernels[name] = leaf, matrices.axes_of(name, leaf, axes)
-    return kernels
-
-
 def make_measure(rules, seeds=(), replicated=None):
     """Returns state -> orthogonality error and singular value range of the constrained kernels,
     which every process can read with the sharding `replicated`.
@@ -72,7 +57,7 @@ def make_measure(rules, seeds=(), replicated=None):
     """
 
     def arrays(params, bases):
-        kernels = constrained(low_rank.dense(params, bases), rules)
+        kernels = matrices.constrained(low_rank.dense(params, bases), rules)
         if not kernels:
             return {}
         return {

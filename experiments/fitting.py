@@ -101,12 +101,12 @@ def check_rules(config, params):
     parameters of the model."""
     if "penalty" in config:
         try:
-            evaluation.constrained(params, config.penalty.rules)
+            matrices.constrained(params, config.penalty.rules)
         except ValueError as error:
             raise configuration.ConfigurationError(f"penalty.rules: {error}") from error
     rules = config.constraint.rules
     try:
-        constrained = evaluation.constrained(params, rules)
+        constrained = matrices.constrained(params, rules)
     except ValueError as error:
         raise configuration.ConfigurationError(f"constraint.rules: {error}") from error
     if not constrained and config.constraint.map != "none":

@@ -18,16 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from orthojax.linalg import at_least_float32, eye_like, frobenius, matmul
-from orthojax.matrices import (
-    KERNELS,
-    MatrixAxes,
-    Rules,
-    axes_of,
-    default_axes,
-    first_match,
-    named,
-    path_name,
-)
+from orthojax.matrices import KERNELS, MatrixAxes, Rules, constrained, default_axes, path_name
 
 
 def _matrix(kernel, axes):
@@ -57,13 +48,8 @@ def orthogonality_errors(params: chex.ArrayTree, rules: Rules = KERNELS) -> dict
     >>> {path: float(error) for path, error in orthogonality_errors(params).items()}
     {'dense/kernel': 3.0}
     """
-    errors = {}
-    for name, leaf in named(params).items():
-        value = first_match(rules, name, leaf)
-        if value != "free":
-            axes = axes_of(name, leaf, None if value == "orthogonal" else value)
-            errors[name] = orthogonality_error(leaf, axes)
-    return errors
+    chosen = constrained(params, rules)
+    return {name: orthogonality_error(leaf, axes) for name, (leaf, axes) in chosen.items()}
 
 
 def relative_orthogonality_error(kernel: jax.Array, axes: MatrixAxes | None = None) -> jax.Array:

@@ -246,6 +246,17 @@ def axes_of(name: str, leaf: Any, axes: MatrixAxes | Rules | None) -> MatrixAxes
     return default_axes(name, leaf) if axes is None else axes
 
 
+def constrained(params: Any, rules: Rules) -> dict[str, tuple[Any, MatrixAxes]]:
+    """{path: (leaf, axes)} of the leaves that `rules`, those of `orthojax.orthogonal`, make
+    orthogonal; raises a ValueError for a leaf that no rule covers."""
+    chosen = {}
+    for name, leaf in named(params).items():
+        value = first_match(rules, name, leaf)
+        if value != "free":
+            chosen[name] = leaf, axes_of(name, leaf, None if value == "orthogonal" else value)
+    return chosen
+
+
 class Views(NamedTuple):
     """The leaves of a params tree as tall matrices: the border of every transformation.
 

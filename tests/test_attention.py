@@ -11,7 +11,7 @@ from flax import nnx
 from matrices_of import gaussian, orthonormal
 
 import orthojax
-from experiments import configuration, evaluation, models
+from experiments import configuration, models
 from experiments.configs import shakespeare, vit_orthogonal_cifar10
 from orthojax.attention import bounded_attention, bounded_logits, rms_normalize
 from orthojax.nn import BoundedAttention
@@ -200,7 +200,7 @@ def test_the_rules_of_the_experiments_choose_all_kernels_of_attention(
     c = configuration.arms(config.get_config())[arm]
     build = lambda: models.build(**c.model.to_dict(), arguments=arguments, rngs=nnx.Rngs(0))
     params = nnx.state(nnx.eval_shape(build), nnx.Param)
-    chosen = evaluation.constrained(params, c.constraint.rules)
+    chosen = orthojax.matrices.constrained(params, c.constraint.rules)
     kernels = {name for name in orthojax.matrices.named(params) if "attention/" in name}
     assert set(chosen) == {name for name in kernels if name.endswith("kernel")}
     assert {axes.batch_shape(x.shape) for x, axes in chosen.values()} == stacks

@@ -7,14 +7,14 @@ import pytest
 from flax import nnx
 from matrices_of import defect, gaussian, orthonormal
 
-from experiments import configuration, data, evaluation, models, tasks
+from experiments import configuration, data, models, tasks
 from experiments.configs import (
     lipschitz_cifar10,
     lipschitz_cifar10_small,
     resnet18_cifar10,
     resnet_cifar10_small,
 )
-from orthojax import lipschitz
+from orthojax import lipschitz, matrices
 
 
 def test_group_sort_sorts_groups_and_keeps_lengths_of_gradients(x64):
@@ -116,7 +116,7 @@ def test_resnet_18_has_the_size_of_others():
     params = shapes_of(resnet18_cifar10.get_config())
     # That of kuangliu/pytorch-cifar.
     assert sum(x.size for x in jax.tree.leaves(params)) == 11_173_962
-    found = evaluation.constrained(params, resnet18_cifar10.get_config().constraint.rules)
+    found = matrices.constrained(params, resnet18_cifar10.get_config().constraint.rules)
     assert len(found) == 20  # All kernels but that of the head.
 
 
@@ -138,7 +138,7 @@ def test_resnet_normalizes_and_halves():
 )
 def test_configurations_are_right_and_their_rules_fit(module):
     for arm in configuration.arms(module.get_config()).values():
-        found = evaluation.constrained(shapes_of(arm), arm.constraint.rules)
+        found = matrices.constrained(shapes_of(arm), arm.constraint.rules)
         names = [name for name in found if name.endswith(("head/kernel", "projectors"))]
         if arm.model.name == "lipschitz_cnn":
             blocks = 6 if module is lipschitz_cifar10_small else 15

@@ -95,8 +95,9 @@ def test_the_orthogonality_error_does_not_grow_with_steps_in_float32(name, rebas
 
 
 @every_map
-def test_a_run_traces_its_step_once(name):
-    tx = orthojax.reparameterize(optax.adam(1e-2), name, rebase_every=7)
+@pytest.mark.parametrize("rebase_every", [pytest.param(None, marks=pytest.mark.slow), 7])
+def test_a_run_traces_its_step_once(name, rebase_every):
+    tx = orthojax.reparameterize(optax.adam(1e-2), name, rebase_every)
     params = {"a": jnp.eye(4), "b": jnp.eye(6, 3)}
     state, traces = jax.jit(tx.init)(params), 0
 

@@ -41,8 +41,11 @@ def interrupt_at(monkeypatch, step):
 
 @pytest.mark.parametrize(
     ("name", "steps"),
-    # At the conversion and after a change of shapes.
-    [("OIALR", (4, 9)), ("grow", (8,)), ("latent", (4,)), ("all", (6,))],
+    # Before, at and after the conversion; at and after a change of shapes.
+    [
+        pytest.param("OIALR", (3, 4, 5, 6, 9), marks=pytest.mark.slow),
+        *(("OIALR", (4, 9)), ("grow", (8,)), ("latent", (4,)), ("all", (6,))),
+    ],
 )
 def test_a_stopped_run_ends_with_the_same_bytes(forked, tmp_path, monkeypatch, name, steps):
     config, trunk = alone(name, fork_at=4), None if name == "OIALR" else trunk_of(forked)
